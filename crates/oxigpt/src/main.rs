@@ -1,0 +1,2 @@
+//! The oxigpt binary.
+fn main() {}
