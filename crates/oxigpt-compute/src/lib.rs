@@ -1,1 +1,36 @@
-//! Placeholder while the crates are being laid out.
+//! The plan of a training step, and the backends that execute it.
+//!
+//! A GPT's step is known before it runs. A [`Builder`] writes it down once as a [`Plan`]: tensors, and phases
+//! of operators over them, with adjoints and update appended. A [`Session`] joins a plan to a [`Backend`],
+//! which gives every tensor its place in one arena and executes the phases; nothing is allocated while it runs.
+//!
+//! This crate knows nothing of files, text, models or command lines.
+
+mod adjoint;
+mod arena;
+mod backend;
+mod builder;
+mod cost;
+pub mod cpu;
+pub mod dropout;
+mod error;
+mod op;
+pub mod philox;
+mod plan;
+pub mod reference;
+mod session;
+mod tensor;
+
+pub use backend::{Backend, Data, DataMut};
+pub use builder::{Builder, LinearWeights, NormWeights};
+pub use cost::Cost;
+pub use error::Error;
+pub use op::{
+    AdamWConfig, AdamWSlot, AttentionKind, ClassifierGrad, Dropout, Gelu, Op, Operands, WeightLayout,
+};
+pub use plan::{Phase, PhaseId, Plan};
+pub use session::{OpTime, Session};
+pub use tensor::{Dtype, Role, Tensor, TensorId};
+
+/// Added to the variance in every layer norm, as in all GPT-2 code.
+pub const LAYER_NORM_EPS: f64 = 1e-5;

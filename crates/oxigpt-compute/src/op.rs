@@ -1,0 +1,456 @@
+//! The operators of a plan. Each is a whole fused step of a GPT, as data: which tensors it reads and writes.
+//!
+//! Legend for shapes: B batch, T positions, N = B*T rows, C width, O output width, H heads, D = C/H,
+//! V vocabulary, Vp vocabulary padded, S cached positions.
+
+use crate::TensorId;
+
+/// Which Gaussian error linear unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gelu {
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, as GPT-2 (Hendrycks and Gimpel 2016, section 2).
+    Tanh,
+    /// `0.5 x (1 + erf(x / sqrt 2))`, exact.
+    Erf,
+}
+
+/// How the matrix of a linear operator lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightLayout {
+    /// `[C, O]`, as GPT-2's `Conv1D` weights: `y = x W`.
+    InOut,
+    /// `[O, C]`, as an embedding table used for output: `y = x W^T`.
+    OutIn,
+}
+
+/// How a score becomes an attention weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttentionKind {
+    /// `softmax_j(q_i . k_j / sqrt D)` over `j <= i` (Vaswani et al. 2017, section 3.2.1).
+    Softmax,
+}
+
+/// Inverted dropout: an element is kept with probability `1 - p` and then scaled by `1 / (1 - p)`.
+///
+/// The mask is a pure function of the counters in `rng`, of `site`, and of the element's place in the whole
+/// batch of a step, so forward and backward agree, and a step does not depend on how it is cut into
+/// micro-batches. See [`crate::dropout`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Probability of dropping, in `[0, 1)`.
+    pub p: f32,
+    /// Number of the place in the model, so that no two places share a mask.
+    pub site: u32,
+    /// `[4]` U32: seed low, seed high, step, first row of this micro-batch within the step's batch.
+    pub rng: TensorId,
+}
+
+/// A parameter as the optimiser sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWSlot {
+    /// The weights.
+    pub parameter: TensorId,
+    /// Their gradient.
+    pub gradient: TensorId,
+    /// First moment.
+    pub m: TensorId,
+    /// Second moment.
+    pub v: TensorId,
+    /// Whether weight decay applies (tensors of rank 2 and more).
+    pub decay: bool,
+}
+
+/// The constants of AdamW (Loshchilov and Hutter 2019, algorithm 2).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest global gradient norm; 0 leaves gradients as they are.
+    pub grad_clip: f64,
+}
+
+/// The gradient half of [`Op::Classifier`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClassifierGrad {
+    /// `[N, C]` gradient of the input.
+    pub dx: TensorId,
+    /// `[Vp, C]` gradient of the weights.
+    pub dw: TensorId,
+    /// Factor on every row's loss: one over the targets of a whole step.
+    pub scale: f64,
+    /// Add to `dw` instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// An operator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// `out[b,t] = wte[tokens[b,t]] + wpe[position + t]`.
+    Embed {
+        /// `[B, T]` U32.
+        tokens: TensorId,
+        /// `[1]` U32, position of the first column; 0 where absent.
+        position: Option<TensorId>,
+        /// `[Vp, C]`.
+        wte: TensorId,
+        /// `[block_size, C]`.
+        wpe: TensorId,
+        /// `[B, T, C]`.
+        out: TensorId,
+    },
+    /// Adjoint of `Embed`: `dwte[tokens[b,t]] += dout[b,t]`, `dwpe[t] += dout[b,t]`.
+    EmbedBackward {
+        /// `[B, T]` U32.
+        tokens: TensorId,
+        /// `[B, T, C]`.
+        dout: TensorId,
+        /// `[Vp, C]`.
+        dwte: TensorId,
+        /// `[block_size, C]`.
+        dwpe: TensorId,
+        /// Add to `dwte` instead of overwriting it.
+        accumulate_wte: bool,
+        /// Add to `dwpe` instead of overwriting it.
+        accumulate_wpe: bool,
+    },
+    /// `out = a + b`, elementwise.
+    Add {
+        /// First addend.
+        a: TensorId,
+        /// Second addend, of the same shape.
+        b: TensorId,
+        /// Sum.
+        out: TensorId,
+    },
+    /// Layer norm over the last dimension, eps 1e-5 (Ba et al. 2016), of `x`, or of `sum = x + delta`.
+    LayerNorm {
+        /// `[N, C]`.
+        x: TensorId,
+        /// `(delta, sum)`, both `[N, C]`: the residual addition that rides on this pass.
+        residual: Option<(TensorId, TensorId)>,
+        /// `[C]`.
+        weight: TensorId,
+        /// `[C]`.
+        bias: Option<TensorId>,
+        /// `[N, C]`.
+        out: TensorId,
+        /// `[N]` mean of each row.
+        mean: TensorId,
+        /// `[N]` one over the standard deviation of each row.
+        rstd: TensorId,
+    },
+    /// Adjoint of `LayerNorm`: `dx = addend + dLN/dx . dout`.
+    LayerNormBackward {
+        /// `[N, C]`.
+        dout: TensorId,
+        /// `[N, C]` gradient that reaches the normalised tensor by other ways.
+        addend: Option<TensorId>,
+        /// `[N, C]` what was normalised (`x`, or `sum`).
+        x: TensorId,
+        /// `[C]`.
+        weight: TensorId,
+        /// `[N]`.
+        mean: TensorId,
+        /// `[N]`.
+        rstd: TensorId,
+        /// `[N, C]`.
+        dx: TensorId,
+        /// `[C]`.
+        dweight: TensorId,
+        /// `[C]`.
+        dbias: Option<TensorId>,
+        /// Add to `dweight` and `dbias` instead of overwriting them.
+        accumulate: bool,
+    },
+    /// `out = gelu(x W + bias)`, bias and GELU optional.
+    Linear {
+        /// `[N, C]`.
+        x: TensorId,
+        /// `[C, O]` or `[O, C]`.
+        w: TensorId,
+        /// Which of the two.
+        layout: WeightLayout,
+        /// `[O]`.
+        bias: Option<TensorId>,
+        /// The GELU, and where `x W + bias` is kept for its adjoint.
+        gelu: Option<(Gelu, TensorId)>,
+        /// `[N, O]`.
+        out: TensorId,
+    },
+    /// `dx = dout W^T`.
+    LinearBackwardInput {
+        /// `[N, O]`.
+        dout: TensorId,
+        /// `[C, O]` or `[O, C]`.
+        w: TensorId,
+        /// Which of the two.
+        layout: WeightLayout,
+        /// `[N, C]`.
+        dx: TensorId,
+    },
+    /// `dw = x^T dout` (laid out as `w`), `dbias = column sums of dout`.
+    LinearBackwardWeight {
+        /// `[N, O]`.
+        dout: TensorId,
+        /// `[N, C]`.
+        x: TensorId,
+        /// Layout of `dw`.
+        layout: WeightLayout,
+        /// `[C, O]` or `[O, C]`.
+        dw: TensorId,
+        /// `[O]`.
+        dbias: Option<TensorId>,
+        /// Add to `dw` instead of overwriting it.
+        accumulate_w: bool,
+        /// Add to `dbias` instead of overwriting it.
+        accumulate_bias: bool,
+    },
+    /// `out = gelu(x)`, where it does not ride on a linear operator.
+    Gelu {
+        /// Any shape.
+        x: TensorId,
+        /// Which.
+        kind: Gelu,
+        /// As `x`.
+        out: TensorId,
+    },
+    /// `dx = gelu'(x) dout`.
+    GeluBackward {
+        /// What the GELU was applied to.
+        x: TensorId,
+        /// Which.
+        kind: Gelu,
+        /// Gradient of its result.
+        dout: TensorId,
+        /// Gradient of `x`.
+        dx: TensorId,
+    },
+    /// Causal self-attention over all heads. Row `(b,t)` of `qkv` holds q, k, v, each C wide; head h owns
+    /// columns `h*D..(h+1)*D` of each.
+    Attention {
+        /// `[B, T, 3C]`.
+        qkv: TensorId,
+        /// Heads.
+        n_head: usize,
+        /// How scores become weights.
+        kind: AttentionKind,
+        /// Dropout on the weights.
+        dropout: Option<Dropout>,
+        /// `[B, T, C]`.
+        out: TensorId,
+        /// `[B, H, T]` natural logarithm of each row's sum of exponentials (Dao et al. 2022, algorithm 1).
+        lse: TensorId,
+    },
+    /// Adjoint of `Attention`; the weights are computed again from `lse`.
+    AttentionBackward {
+        /// `[B, T, 3C]`.
+        qkv: TensorId,
+        /// `[B, T, C]` what `Attention` gave.
+        out: TensorId,
+        /// `[B, H, T]`.
+        lse: TensorId,
+        /// `[B, T, C]`.
+        dout: TensorId,
+        /// Heads.
+        n_head: usize,
+        /// How scores become weights.
+        kind: AttentionKind,
+        /// Dropout on the weights.
+        dropout: Option<Dropout>,
+        /// `[B, T, 3C]`.
+        dqkv: TensorId,
+    },
+    /// Attention of T new positions over those in the cache and themselves: writes the new keys and values at
+    /// `position..position + T`, then row t attends to `0..=position + t`.
+    CachedAttention {
+        /// `[B, T, 3C]`.
+        qkv: TensorId,
+        /// `[B, S, C]`.
+        k_cache: TensorId,
+        /// `[B, S, C]`.
+        v_cache: TensorId,
+        /// `[1]` U32; `position + T <= S`.
+        position: TensorId,
+        /// Heads.
+        n_head: usize,
+        /// How scores become weights.
+        kind: AttentionKind,
+        /// `[B, T, C]`.
+        out: TensorId,
+    },
+    /// Dropout of a tensor; its adjoint is the same operator on the gradient.
+    Dropout {
+        /// `[B, T, C]`.
+        x: TensorId,
+        /// Probability, place, counters.
+        dropout: Dropout,
+        /// As `x`.
+        out: TensorId,
+    },
+    /// Cross-entropy of `softmax(x W^T)` against targets, and with `grad` its gradients in the same pass,
+    /// over slices of rows, so that a batch's logits are never all in memory.
+    Classifier {
+        /// `[N, C]`.
+        x: TensorId,
+        /// `[Vp, C]`.
+        w: TensorId,
+        /// `[N]` U32.
+        targets: TensorId,
+        /// Words that count; columns from here to Vp are padding and get no probability.
+        vocab_size: usize,
+        /// `[R, Vp]` workspace for the logits of R rows.
+        logits: TensorId,
+        /// `[N]` negative log-likelihood of each target, in nats.
+        losses: TensorId,
+        /// Gradients.
+        grad: Option<ClassifierGrad>,
+    },
+    /// `out[b] = x[b, row]`.
+    SelectRow {
+        /// `[B, T, C]`.
+        x: TensorId,
+        /// `[1]` U32, below T.
+        row: TensorId,
+        /// `[B, 1, C]`.
+        out: TensorId,
+    },
+    /// `norm = sqrt(sum of squares of all gradients)`.
+    GradNorm {
+        /// Gradients.
+        gradients: Vec<TensorId>,
+        /// `[1]`.
+        norm: TensorId,
+    },
+    /// Clips by the global norm and updates every parameter and its moments in one pass.
+    AdamW {
+        /// Parameters with all that belongs to them.
+        slots: Vec<AdamWSlot>,
+        /// `[1]` global norm before clipping.
+        norm: TensorId,
+        /// `[3]`: learning rate, `1 - beta1^t`, `1 - beta2^t`, t counted from 1.
+        schedule: TensorId,
+        /// Constants.
+        config: AdamWConfig,
+    },
+}
+
+/// The tensors that an operator touches.
+#[derive(Clone, Debug, Default)]
+pub struct Operands {
+    /// Read.
+    pub reads: Vec<TensorId>,
+    /// Written (accumulated ones too).
+    pub writes: Vec<TensorId>,
+}
+
+impl Op {
+    /// Name for tables and messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Embed { .. } => "embed",
+            Op::EmbedBackward { .. } => "embed_backward",
+            Op::Add { .. } => "add",
+            Op::LayerNorm { residual: None, .. } => "layer_norm",
+            Op::LayerNorm { .. } => "add_layer_norm",
+            Op::LayerNormBackward { .. } => "layer_norm_backward",
+            Op::Linear { gelu: None, .. } => "linear",
+            Op::Linear { .. } => "linear_gelu",
+            Op::LinearBackwardInput { .. } => "linear_backward_input",
+            Op::LinearBackwardWeight { .. } => "linear_backward_weight",
+            Op::Gelu { .. } => "gelu",
+            Op::GeluBackward { .. } => "gelu_backward",
+            Op::Attention { .. } => "attention",
+            Op::AttentionBackward { .. } => "attention_backward",
+            Op::CachedAttention { .. } => "cached_attention",
+            Op::Dropout { .. } => "dropout",
+            Op::Classifier { .. } => "classifier",
+            Op::SelectRow { .. } => "select_row",
+            Op::GradNorm { .. } => "grad_norm",
+            Op::AdamW { .. } => "adamw",
+        }
+    }
+
+    /// The tensors it reads and writes, in a fixed order. The only place that lists them: liveness and
+    /// checks follow from it.
+    pub fn operands(&self) -> Operands {
+        let (reads, writes): (Vec<Option<TensorId>>, Vec<Option<TensorId>>) = match self {
+            Op::Embed { tokens, position, wte, wpe, out } => {
+                (vec![Some(*tokens), *position, Some(*wte), Some(*wpe)], vec![Some(*out)])
+            }
+            Op::EmbedBackward { tokens, dout, dwte, dwpe, .. } => {
+                (vec![Some(*tokens), Some(*dout)], vec![Some(*dwte), Some(*dwpe)])
+            }
+            Op::Add { a, b, out } => (vec![Some(*a), Some(*b)], vec![Some(*out)]),
+            Op::LayerNorm { x, residual, weight, bias, out, mean, rstd } => (
+                vec![Some(*x), residual.map(|r| r.0), Some(*weight), *bias],
+                vec![residual.map(|r| r.1), Some(*out), Some(*mean), Some(*rstd)],
+            ),
+            Op::LayerNormBackward { dout, addend, x, weight, mean, rstd, dx, dweight, dbias, .. } => (
+                vec![Some(*dout), *addend, Some(*x), Some(*weight), Some(*mean), Some(*rstd)],
+                vec![Some(*dx), Some(*dweight), *dbias],
+            ),
+            Op::Linear { x, w, bias, gelu, out, .. } => {
+                (vec![Some(*x), Some(*w), *bias], vec![gelu.map(|g| g.1), Some(*out)])
+            }
+            Op::LinearBackwardInput { dout, w, dx, .. } => (vec![Some(*dout), Some(*w)], vec![Some(*dx)]),
+            Op::LinearBackwardWeight { dout, x, dw, dbias, .. } => {
+                (vec![Some(*dout), Some(*x)], vec![Some(*dw), *dbias])
+            }
+            Op::Gelu { x, out, .. } => (vec![Some(*x)], vec![Some(*out)]),
+            Op::GeluBackward { x, dout, dx, .. } => (vec![Some(*x), Some(*dout)], vec![Some(*dx)]),
+            Op::Attention { qkv, dropout, out, lse, .. } => {
+                (vec![Some(*qkv), dropout.map(|d| d.rng)], vec![Some(*out), Some(*lse)])
+            }
+            Op::AttentionBackward { qkv, out, lse, dout, dropout, dqkv, .. } => (
+                vec![Some(*qkv), Some(*out), Some(*lse), Some(*dout), dropout.map(|d| d.rng)],
+                vec![Some(*dqkv)],
+            ),
+            Op::CachedAttention { qkv, k_cache, v_cache, position, out, .. } => {
+                (vec![Some(*qkv), Some(*position)], vec![Some(*k_cache), Some(*v_cache), Some(*out)])
+            }
+            Op::Dropout { x, dropout, out } => (vec![Some(*x), Some(dropout.rng)], vec![Some(*out)]),
+            Op::Classifier { x, w, targets, logits, losses, grad, .. } => (
+                vec![Some(*x), Some(*w), Some(*targets)],
+                vec![Some(*logits), Some(*losses), grad.map(|g| g.dx), grad.map(|g| g.dw)],
+            ),
+            Op::SelectRow { x, row, out } => (vec![Some(*x), Some(*row)], vec![Some(*out)]),
+            Op::GradNorm { gradients, norm } => {
+                (gradients.iter().copied().map(Some).collect(), vec![Some(*norm)])
+            }
+            Op::AdamW { slots, norm, schedule, .. } => (
+                slots.iter().map(|s| Some(s.gradient)).chain([Some(*norm), Some(*schedule)]).collect(),
+                slots.iter().flat_map(|s| [Some(s.parameter), Some(s.m), Some(s.v)]).collect(),
+            ),
+        };
+        Operands {
+            reads: reads.into_iter().flatten().collect(),
+            writes: writes.into_iter().flatten().collect(),
+        }
+    }
+
+    /// The same operator with every parameter gradient added to instead of overwritten: what all
+    /// micro-batches of a step but the first do.
+    pub fn accumulating(&self) -> Op {
+        let mut op = self.clone();
+        match &mut op {
+            Op::EmbedBackward { accumulate_wte, accumulate_wpe, .. } => {
+                *accumulate_wte = true;
+                *accumulate_wpe = true;
+            }
+            Op::LayerNormBackward { accumulate, .. } => *accumulate = true,
+            Op::LinearBackwardWeight { accumulate_w, accumulate_bias, .. } => {
+                *accumulate_w = true;
+                *accumulate_bias = true;
+            }
+            Op::Classifier { grad: Some(grad), .. } => grad.accumulate = true,
+            _ => {}
+        }
+        op
+    }
+}

@@ -1,0 +1,119 @@
+//! A plan on a backend: checked uploads and downloads, and phases that run.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::{Backend, Data, DataMut, Dtype, Error, PhaseId, Plan, TensorId};
+
+/// Time spent in one operator of a phase, summed over runs while profiling.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpTime {
+    /// Total.
+    pub time: Duration,
+    /// Runs.
+    pub runs: u32,
+}
+
+/// A plan that has its memory and can run.
+pub struct Session {
+    plan: Arc<Plan>,
+    backend: Box<dyn Backend>,
+    profile: Option<Vec<Vec<OpTime>>>,
+}
+
+impl Session {
+    /// Gives `plan` to `backend`, which allocates all memory that running it takes.
+    pub fn new(plan: Plan, mut backend: Box<dyn Backend>) -> Result<Self, Error> {
+        let plan = Arc::new(plan);
+        backend.prepare(plan.clone())?;
+        Ok(Session { plan, backend, profile: None })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The backend's name.
+    pub fn backend_name(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    /// All memory that the session holds: the arena and the backend's own workspace.
+    pub fn memory_bytes(&self) -> usize {
+        self.plan.arena_bytes() + self.backend.workspace_bytes()
+    }
+
+    /// Writes a whole tensor. Integers are checked against the tensor's limit.
+    pub fn upload(&mut self, id: TensorId, data: Data) -> Result<(), Error> {
+        let tensor = self.plan.tensor(id);
+        let (found_dtype, found) = match data {
+            Data::F32(d) => (Dtype::Real, d.len()),
+            Data::F64(d) => (Dtype::Real, d.len()),
+            Data::U32(d) => (Dtype::U32, d.len()),
+        };
+        check(&self.plan, id, found_dtype, found)?;
+        if let (Data::U32(values), Some(limit)) = (data, tensor.limit)
+            && let Some(index) = values.iter().position(|&v| v >= limit)
+        {
+            return Err(Error::Range { tensor: tensor.name.clone(), index, value: values[index], limit });
+        }
+        self.backend.upload(id, data);
+        Ok(())
+    }
+
+    /// Reads a whole real tensor.
+    pub fn download(&self, id: TensorId, out: &mut [f32]) -> Result<(), Error> {
+        check(&self.plan, id, Dtype::Real, out.len())?;
+        self.backend.download(id, DataMut::F32(out));
+        Ok(())
+    }
+
+    /// Reads a whole real tensor in float64.
+    pub fn download_f64(&self, id: TensorId, out: &mut [f64]) -> Result<(), Error> {
+        check(&self.plan, id, Dtype::Real, out.len())?;
+        self.backend.download(id, DataMut::F64(out));
+        Ok(())
+    }
+
+    /// Runs every operator of a phase in order.
+    pub fn run(&mut self, phase: PhaseId) {
+        let Session { plan, backend, profile } = self;
+        for (i, op) in plan.phase(phase).ops.iter().enumerate() {
+            let start = profile.is_some().then(Instant::now);
+            backend.execute(op);
+            if let (Some(start), Some(profile)) = (start, profile.as_mut()) {
+                let entry = &mut profile[phase.0][i];
+                entry.time += start.elapsed();
+                entry.runs += 1;
+            }
+        }
+    }
+
+    /// Begins to time every operator, from zero.
+    pub fn start_profile(&mut self) {
+        let phases = self.plan.phases();
+        self.profile = Some(phases.map(|(_, p)| vec![OpTime::default(); p.ops.len()]).collect());
+    }
+
+    /// Times of the operators of a phase, in their order, since [`Session::start_profile`].
+    pub fn profile(&self, phase: PhaseId) -> Option<&[OpTime]> {
+        self.profile.as_ref().map(|p| p[phase.0].as_slice())
+    }
+}
+
+fn check(plan: &Plan, id: TensorId, found_dtype: Dtype, found: usize) -> Result<(), Error> {
+    let tensor = plan.tensor(id);
+    if tensor.dtype != found_dtype {
+        let label = |dtype| if dtype == Dtype::Real { "reals" } else { "integers" };
+        return Err(Error::Type {
+            tensor: tensor.name.clone(),
+            expected: label(tensor.dtype),
+            found: label(found_dtype),
+        });
+    }
+    if tensor.len() != found {
+        return Err(Error::Length { tensor: tensor.name.clone(), expected: tensor.len(), found });
+    }
+    Ok(())
+}
