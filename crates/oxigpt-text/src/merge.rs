@@ -1,0 +1,123 @@
+//! Byte-pair merging: of all neighbours that may merge, the pair of lowest rank does, the leftmost first, until none
+//! may. Two ways to the same result: scanning for the next merge, which is the faster one for short pieces, and a
+//! heap, which keeps long ones from costing the square of their length.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use rustc_hash::FxHashMap;
+
+/// In place of a merged token: the two do not merge.
+const NONE: u16 = u16::MAX;
+
+/// Up to this many bytes, scanning is used.
+const SCAN_LIMIT: usize = 64;
+
+/// Which token two neighbours become. A token's id is also its rank: lower ones merge first.
+#[derive(Debug)]
+pub(crate) struct Merges {
+    merged: FxHashMap<(u16, u16), u16>,
+}
+
+impl Merges {
+    /// `pairs` are the two halves of a token and its id.
+    pub(crate) fn new(pairs: impl Iterator<Item = ((u16, u16), u16)>) -> Merges {
+        Merges { merged: pairs.collect() }
+    }
+
+    /// Merges `ids`, the byte tokens of a piece, and appends the result.
+    pub(crate) fn merge_into(&self, ids: &mut [u16], out: &mut Vec<u32>) {
+        if ids.len() <= SCAN_LIMIT { self.scan(ids, out) } else { self.drain_heap(ids, out) }
+    }
+
+    fn of(&self, left: u16, right: u16) -> u16 {
+        self.merged.get(&(left, right)).copied().unwrap_or(NONE)
+    }
+
+    /// For at most [`SCAN_LIMIT`] ids.
+    fn scan(&self, ids: &mut [u16], out: &mut Vec<u32>) {
+        // candidates[i]: what ids[i] and ids[i + 1] become.
+        let mut candidates = [NONE; SCAN_LIMIT];
+        for (candidate, pair) in candidates.iter_mut().zip(ids.windows(2)) {
+            *candidate = self.of(pair[0], pair[1]);
+        }
+        let mut n = ids.len();
+        while let Some((i, &merged)) = (candidates[..n].iter().enumerate()).min_by_key(|&(_, &merged)| merged)
+            && merged != NONE
+        {
+            ids[i] = merged;
+            ids.copy_within(i + 2..n, i + 1);
+            candidates.copy_within(i + 1..n, i);
+            n -= 1;
+            candidates[i] = if i + 1 < n { self.of(merged, ids[i + 1]) } else { NONE };
+            if i > 0 {
+                candidates[i - 1] = self.of(ids[i - 1], merged);
+            }
+        }
+        out.extend(ids[..n].iter().map(|&id| u32::from(id)));
+    }
+
+    /// For any number of ids: a linked list of what is left, and a heap of the merges to come. A merge that has become
+    /// impossible stays in the heap, and is known by its not being its place's candidate any more.
+    fn drain_heap(&self, ids: &mut [u16], out: &mut Vec<u32>) {
+        let n = ids.len();
+        let mut next: Vec<usize> = (1..=n).collect();
+        let mut previous: Vec<usize> = (0..n).map(|i| i.saturating_sub(1)).collect();
+        let mut candidates: Vec<u16> = ids.windows(2).map(|pair| self.of(pair[0], pair[1])).collect();
+        candidates.push(NONE);
+        let mut heap: BinaryHeap<Reverse<(u16, usize)>> = candidates
+            .iter()
+            .zip(0..)
+            .filter(|&(&merged, _)| merged != NONE)
+            .map(|(&m, i)| Reverse((m, i)))
+            .collect();
+        while let Some(Reverse((merged, i))) = heap.pop() {
+            if candidates[i] != merged {
+                continue;
+            }
+            let right = next[i];
+            ids[i] = merged;
+            candidates[right] = NONE;
+            next[i] = next[right];
+            if next[i] < n {
+                previous[next[i]] = i;
+            }
+            candidates[i] = if next[i] < n { self.of(merged, ids[next[i]]) } else { NONE };
+            let left = previous[i];
+            if i > 0 {
+                candidates[left] = self.of(ids[left], merged);
+            }
+            let changed = if i > 0 { &[left, i][..] } else { &[i][..] };
+            heap.extend(
+                changed.iter().filter(|&&j| candidates[j] != NONE).map(|&j| Reverse((candidates[j], j))),
+            );
+        }
+        let left_over = std::iter::successors(Some(0), |&i| Some(next[i]).filter(|&i| i < n));
+        out.extend(left_over.map(|i| u32::from(ids[i])));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    /// Random merges over four byte tokens: later tokens are made of any two earlier ones.
+    fn arbitrary_merges() -> impl Strategy<Value = Merges> {
+        vec((any::<u16>(), any::<u16>()), 1..24).prop_map(|halves| {
+            let pairs = halves.into_iter().zip(4..).map(|((a, b), id)| ((a % id, b % id), id));
+            Merges::new(pairs)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn heap_and_scan_agree(merges in arbitrary_merges(), ids in vec(0..4u16, 1..=SCAN_LIMIT)) {
+            let (mut scanned, mut drained) = (Vec::new(), Vec::new());
+            merges.scan(&mut ids.clone(), &mut scanned);
+            merges.drain_heap(&mut ids.clone(), &mut drained);
+            prop_assert_eq!(scanned, drained);
+        }
+    }
+}
