@@ -1,1 +1,3 @@
 //! Placeholder while the crates are being laid out.
+
+pub mod settings;

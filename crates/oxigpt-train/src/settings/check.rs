@@ -1,0 +1,158 @@
+//! What follows from the settings, and which combinations of them no run can have.
+
+use super::{Settings, SettingsError};
+
+impl Settings {
+    /// Tokens that one step (one update) learns from.
+    pub fn tokens_per_step(&self) -> usize {
+        self.gradient_accumulation_steps.saturating_mul(self.tokens_per_micro_batch())
+    }
+
+    /// Tokens that pass through the model at once.
+    pub fn tokens_per_micro_batch(&self) -> usize {
+        self.batch_size.saturating_mul(self.block_size)
+    }
+
+    /// Checks the settings and fills in the keys that follow from others, so that a run's `config.toml` says all.
+    ///
+    /// `vocab_size` and `threads` may stay 0: they follow from the data set and the machine.
+    pub fn resolve(mut self) -> Result<Self, SettingsError> {
+        self.validate()?;
+        if self.total_batch_size > 0 {
+            self.gradient_accumulation_steps = self.total_batch_size / self.tokens_per_micro_batch();
+        }
+        self.total_batch_size = self.tokens_per_step();
+        if self.lr_decay_iters == 0 {
+            self.lr_decay_iters = self.max_iters;
+        }
+        if self.eval_tokens == 0 {
+            self.eval_tokens = self.eval_iters.saturating_mul(self.tokens_per_micro_batch());
+        }
+        Ok(self)
+    }
+
+    /// Refuses what no run can have, and what this version cannot do yet.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        self.check_counts()?;
+        self.check_rates()?;
+        self.check_shapes()?;
+        self.check_available()
+    }
+
+    /// What is allowed but probably not meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let Self { warmup_iters, max_iters, min_lr, learning_rate, decay_lr, .. } = self;
+        let mut warnings = Vec::new();
+        if warmup_iters > max_iters {
+            warnings.push(format!(
+                "warmup_iters = {warmup_iters} is more than max_iters = {max_iters}: the learning rate never \
+                 reaches its highest value"
+            ));
+        }
+        if *decay_lr && min_lr > learning_rate {
+            warnings.push(format!(
+                "min_lr = {min_lr} is more than learning_rate = {learning_rate}: the learning rate will rise"
+            ));
+        }
+        warnings
+    }
+
+    fn check_counts(&self) -> Result<(), SettingsError> {
+        let counts = [
+            ("n_layer", self.n_layer),
+            ("n_head", self.n_head),
+            ("n_embd", self.n_embd),
+            ("block_size", self.block_size),
+            ("batch_size", self.batch_size),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
+            ("max_iters", self.max_iters),
+            ("eval_interval", self.eval_interval),
+            ("eval_iters", self.eval_iters),
+            ("log_interval", self.log_interval),
+            ("keep_checkpoints", self.keep_checkpoints),
+            ("sample_tokens", self.sample_tokens),
+        ];
+        match counts.iter().find(|(_, count)| *count == 0) {
+            Some((key, _)) => Err(impossible(format!("`{key}` is 0"), "it must be at least 1")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_rates(&self) -> Result<(), SettingsError> {
+        let not_negative = [
+            ("learning_rate", self.learning_rate),
+            ("min_lr", self.min_lr),
+            ("weight_decay", self.weight_decay),
+            ("grad_clip", self.grad_clip),
+        ];
+        let below_one = [("dropout", self.dropout), ("beta1", self.beta1), ("beta2", self.beta2)];
+        for (key, rate) in not_negative {
+            if !(rate.is_finite() && rate >= 0.0) {
+                return Err(impossible(
+                    format!("`{key}` is {rate}"),
+                    "it must be a finite number, 0 or more",
+                ));
+            }
+        }
+        for (key, rate) in below_one {
+            if !(0.0..1.0).contains(&rate) {
+                return Err(impossible(format!("`{key}` is {rate}"), "it must be at least 0 and below 1"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_shapes(&self) -> Result<(), SettingsError> {
+        let Self { n_embd, n_head, batch_size, block_size, total_batch_size, .. } = self;
+        if n_embd % n_head != 0 {
+            let near = nearest_multiple(*n_embd, *n_head);
+            return Err(impossible(
+                format!("n_embd = {n_embd} cannot be cut into n_head = {n_head} equal heads"),
+                &format!("the nearest width that can is --n_embd={near}"),
+            ));
+        }
+        let micro_batch = batch_size.checked_mul(*block_size).ok_or_else(|| {
+            impossible(
+                format!(
+                    "batch_size = {batch_size} times block_size = {block_size} is not a number of tokens"
+                ),
+                "make them smaller",
+            )
+        })?;
+        if total_batch_size % micro_batch != 0 {
+            let near = nearest_multiple(*total_batch_size, micro_batch);
+            return Err(impossible(
+                format!(
+                    "total_batch_size = {total_batch_size} is not a whole number of micro-batches of \
+                     batch_size x block_size = {batch_size} x {block_size} = {micro_batch} tokens"
+                ),
+                &format!("the nearest size that is: --total_batch_size={near}"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_available(&self) -> Result<(), SettingsError> {
+        let limits = [
+            ("device", &self.device, &["cpu"][..]),
+            ("dtype", &self.dtype, &["float32"]),
+            ("attn_type", &self.attn_type, &["softmax", "SM"]),
+        ];
+        for (key, value, available) in limits {
+            if !available.contains(&value.as_str()) {
+                let value = value.clone();
+                return Err(SettingsError::NotAvailable { key, value, available: available[0] });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn impossible(message: String, hint: &str) -> SettingsError {
+    SettingsError::Impossible { message, hint: hint.to_owned() }
+}
+
+/// The multiple of `unit` nearest to `size`, and at least one `unit`.
+fn nearest_multiple(size: usize, unit: usize) -> usize {
+    ((size.saturating_add(unit / 2)) / unit).max(1) * unit
+}

@@ -1,0 +1,178 @@
+//! What a setting may be: the few kinds of value, how each is read from TOML and from a flag, and how it is written.
+
+/// The kind of value that a key takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number, 0 or more.
+    Integer,
+    /// Any number.
+    Float,
+    /// Any text.
+    Text,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}
+
+impl Kind {
+    /// Reads the text of a flag; `None` where it is not of this kind.
+    pub fn parse(self, text: &str) -> Option<toml::Value> {
+        match self {
+            Self::Bool => match text {
+                "true" | "True" => Some(true.into()),
+                "false" | "False" => Some(false.into()),
+                _ => None,
+            },
+            Self::Integer => text.replace('_', "").parse::<i64>().ok().map(Into::into),
+            Self::Float => text.replace('_', "").parse::<f64>().ok().map(Into::into),
+            Self::Text | Self::Choice(_) => Some(unquoted(text).into()),
+        }
+    }
+
+    /// What the kind expects, as the end of "must be ...".
+    pub fn expected(self) -> String {
+        match self {
+            Self::Bool => "true or false".to_owned(),
+            Self::Integer => "a whole number, 0 or more".to_owned(),
+            Self::Float => "a number".to_owned(),
+            Self::Text => "text".to_owned(),
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+        }
+    }
+}
+
+fn unquoted(text: &str) -> &str {
+    ['"', '\''].iter().find_map(|&quote| text.strip_prefix(quote)?.strip_suffix(quote)).unwrap_or(text)
+}
+
+/// A value as it stands in a TOML file, on one line.
+pub(super) fn toml_text(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => quoted(text),
+        toml::Value::Float(number) => format!("{number:?}"),
+        other => other.to_string(),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    let escape = |c: char| match c {
+        '\n' => "\\n".to_owned(),
+        '\t' => "\\t".to_owned(),
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    format!("\"{}\"", text.chars().map(escape).collect::<String>())
+}
+
+/// A field of the settings, seen without its type.
+pub(super) trait Value {
+    fn kind(&self) -> Kind;
+    /// Takes the value over, or returns false where it is of another kind.
+    fn assign(&mut self, value: &toml::Value) -> bool;
+    fn to_toml(&self) -> toml::Value;
+}
+
+/// Stores what was read, and says whether there was something to store.
+fn store<T>(slot: &mut T, read: Option<T>) -> bool {
+    read.map(|value| *slot = value).is_some()
+}
+
+impl Value for bool {
+    fn kind(&self) -> Kind {
+        Kind::Bool
+    }
+    fn assign(&mut self, value: &toml::Value) -> bool {
+        store(self, value.as_bool())
+    }
+    fn to_toml(&self) -> toml::Value {
+        (*self).into()
+    }
+}
+
+impl Value for f64 {
+    fn kind(&self) -> Kind {
+        Kind::Float
+    }
+    fn assign(&mut self, value: &toml::Value) -> bool {
+        store(self, value.as_float().or_else(|| value.as_integer().map(|i| i as f64)))
+    }
+    fn to_toml(&self) -> toml::Value {
+        (*self).into()
+    }
+}
+
+impl Value for String {
+    fn kind(&self) -> Kind {
+        Kind::Text
+    }
+    fn assign(&mut self, value: &toml::Value) -> bool {
+        store(self, value.as_str().map(str::to_owned))
+    }
+    fn to_toml(&self) -> toml::Value {
+        self.as_str().into()
+    }
+}
+
+macro_rules! integer_value {
+    ($($type:ty)+) => {$(
+        impl Value for $type {
+            fn kind(&self) -> Kind {
+                Kind::Integer
+            }
+            fn assign(&mut self, value: &toml::Value) -> bool {
+                store(self, value.as_integer().and_then(|i| i.try_into().ok()))
+            }
+            fn to_toml(&self) -> toml::Value {
+                // TOML's integers end at i64::MAX, and so does everything that was read from one.
+                i64::try_from(*self).unwrap_or(i64::MAX).into()
+            }
+        }
+    )+};
+}
+
+integer_value! { usize u64 }
+
+/// Makes an enum whose variants are words in a recipe.
+macro_rules! choice {
+    ($(#[$meta:meta])* $name:ident { $(#[doc = $doc:literal] $variant:ident = $word:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $(#[doc = $doc] $variant,)+ }
+
+        impl Value for $name {
+            fn kind(&self) -> Kind {
+                Kind::Choice(&[$($word),+])
+            }
+            fn assign(&mut self, value: &toml::Value) -> bool {
+                store(self, match value.as_str() { $(Some($word) => Some(Self::$variant),)+ _ => None })
+            }
+            fn to_toml(&self) -> toml::Value {
+                match self { $(Self::$variant => $word.into(),)+ }
+            }
+        }
+    };
+}
+
+choice! {
+    /// Which GELU the multilayer perceptron uses.
+    Gelu {
+        /// The tanh approximation, as in OpenAI's GPT-2.
+        Tanh = "tanh",
+        /// The exact function, as in nanoGPT.
+        Erf = "erf",
+    }
+}
+
+choice! {
+    /// In which order training sees the windows of the data.
+    DataOrder {
+        /// Each window once an epoch, in an order that is drawn anew each time.
+        Shuffled = "shuffled",
+        /// One after the other, as build-nanogpt reads them.
+        Sequential = "sequential",
+        /// Anywhere, with replacement, as nanoGPT draws them.
+        Random = "random",
+    }
+}
