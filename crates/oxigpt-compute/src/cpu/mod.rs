@@ -1,1 +1,405 @@
-//! cpu
+//! The CPU backend: float32, all cores, one arena.
+//!
+//! Each operator is a function over tensors in a file of its kind; here an operator's operands are looked up and
+//! handed over. Legend: B batch, T positions, C width, D width of a head.
+
+mod attention;
+mod classifier;
+mod elementwise;
+mod embed;
+mod gemm;
+mod linear;
+mod memory;
+mod norm;
+mod optimizer;
+mod pool;
+mod simd;
+
+use std::sync::Arc;
+
+use memory::{Arena, Shared};
+use optimizer::Chunk;
+use pool::Pool;
+
+use crate::dropout::Mask;
+use crate::{Backend, Data, DataMut, Dropout, Dtype, Error, Op, Plan, TensorId, WeightLayout};
+
+/// How the backend uses the machine. Neither changes a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads that compute, the caller's included.
+    pub threads: usize,
+    /// Whether workers are pinned to cores: right for one training run on its own machine, wrong for many
+    /// sessions side by side.
+    pub pin: bool,
+}
+
+impl CpuOptions {
+    /// One thread for each core that this process may use.
+    pub fn all_cores() -> Self {
+        CpuOptions { threads: std::thread::available_parallelism().map_or(1, usize::from), pin: true }
+    }
+}
+
+/// The CPU backend.
+pub struct Cpu {
+    pool: Pool,
+    arena: Option<Arena>,
+    scratch: Scratch,
+}
+
+/// Memory of the backend's own, sized once for all operators of a plan.
+#[derive(Default)]
+struct Scratch {
+    /// Strips of attention scores, one part a thread.
+    attention: Vec<f32>,
+    /// Partial column sums.
+    partials: Vec<f32>,
+    /// Chunks of all parameters, in the order of the optimiser.
+    chunks: Vec<Chunk>,
+    /// One sum of squares a chunk.
+    squares: Vec<f64>,
+}
+
+impl Cpu {
+    /// A backend with its threads started and no plan yet.
+    pub fn new(options: CpuOptions) -> Result<Cpu, Error> {
+        let pool = Pool::new(options.threads, options.pin)
+            .map_err(|source| Error::Threads { threads: options.threads, source })?;
+        Ok(Cpu { pool, arena: None, scratch: Scratch::default() })
+    }
+}
+
+impl Scratch {
+    fn for_plan(plan: &Plan, threads: usize) -> Scratch {
+        let mut scratch = Scratch::default();
+        let (mut attention_len, mut partials_len) = (0, 0);
+        for op in plan.phases().flat_map(|(_, phase)| &phase.ops) {
+            match op {
+                Op::Attention { qkv, .. } | Op::AttentionBackward { qkv, .. } => {
+                    attention_len = attention_len.max(attention::scratch_len(plan.tensor(*qkv).shape[1]));
+                }
+                Op::CachedAttention { k_cache, .. } => {
+                    attention_len = attention_len.max(attention::scratch_len(plan.tensor(*k_cache).shape[1]));
+                }
+                Op::LayerNormBackward { dout, .. }
+                | Op::LinearBackwardWeight { dout, dbias: Some(_), .. } => {
+                    partials_len = partials_len.max(norm::partials_len(plan.tensor(*dout).width()));
+                }
+                Op::GradNorm { gradients, .. } => {
+                    scratch.chunks = optimizer::chunks(gradients.iter().map(|&g| plan.tensor(g).len()));
+                }
+                Op::AdamW { slots, .. } => {
+                    scratch.chunks = optimizer::chunks(slots.iter().map(|s| plan.tensor(s.gradient).len()));
+                }
+                _ => {}
+            }
+        }
+        scratch.attention = vec![0.0; attention_len * threads];
+        scratch.partials = vec![0.0; partials_len];
+        scratch.squares = vec![0.0; scratch.chunks.len()];
+        scratch
+    }
+
+    fn bytes(&self) -> usize {
+        4 * (self.attention.len() + self.partials.len())
+            + 8 * self.squares.len()
+            + size_of_val(&self.chunks[..])
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn prepare(&mut self, plan: Arc<Plan>) -> Result<(), Error> {
+        self.scratch = Scratch::for_plan(&plan, self.pool.threads());
+        self.arena = Some(Arena::new(plan)?);
+        Ok(())
+    }
+
+    fn workspace_bytes(&self) -> usize {
+        self.scratch.bytes()
+    }
+
+    fn upload(&mut self, tensor: TensorId, data: Data) {
+        let arena = self.arena.as_mut().expect("a session prepares its backend first");
+        if let Data::U32(values) = data {
+            return arena.integers_mut(tensor).copy_from_slice(values);
+        }
+        let target = arena.real(tensor);
+        // SAFETY: `self` is exclusive, so nothing runs.
+        let target = unsafe { target.write(0..target.len()) };
+        match data {
+            Data::F32(values) => target.copy_from_slice(values),
+            Data::F64(values) => target.iter_mut().zip(values).for_each(|(t, &v)| *t = v as f32),
+            Data::U32(_) => unreachable!("handled above"),
+        }
+    }
+
+    fn download(&self, tensor: TensorId, data: DataMut) {
+        let arena = self.arena.as_ref().expect("a session prepares its backend first");
+        // SAFETY: operators run only while the backend is borrowed exclusively.
+        let source = unsafe { arena.real(tensor).all() };
+        match data {
+            DataMut::F32(values) => values.copy_from_slice(source),
+            DataMut::F64(values) => values.iter_mut().zip(source).for_each(|(v, &s)| *v = f64::from(s)),
+        }
+    }
+
+    fn execute(&mut self, op: &Op) {
+        let Cpu { pool, arena, scratch } = self;
+        let arena = arena.as_ref().expect("a session prepares its backend first");
+        Execution { pool, arena, scratch }.execute(op);
+    }
+}
+
+/// One operator at work.
+struct Execution<'a> {
+    pool: &'a mut Pool,
+    arena: &'a Arena,
+    scratch: &'a mut Scratch,
+}
+
+impl<'a> Execution<'a> {
+    fn real(&self, id: TensorId) -> Shared<'a> {
+        debug_assert_eq!(self.arena.plan().tensor(id).dtype, Dtype::Real);
+        self.arena.real(id)
+    }
+
+    /// A whole tensor that this operator only reads.
+    fn read(&self, id: TensorId) -> &'a [f32] {
+        // SAFETY: placement keeps tensors that live together apart, and an operator writes none that it reads.
+        unsafe { self.arena.real(id).all() }
+    }
+
+    fn scalar(&self, id: TensorId) -> usize {
+        self.arena.integers(id)[0] as usize
+    }
+
+    fn shape(&self, id: TensorId) -> &'a [usize] {
+        &self.arena.plan().tensor(id).shape
+    }
+
+    fn width(&self, id: TensorId) -> usize {
+        self.arena.plan().tensor(id).width()
+    }
+
+    fn heads(&self, qkv: TensorId, n_head: usize) -> attention::Shape {
+        let shape = self.shape(qkv);
+        attention::Shape { batch: shape[0], t: shape[1], n_head, d: shape[2] / 3 / n_head }
+    }
+
+    /// The mask of a dropout, and the first sequence of this micro-batch.
+    fn mask(&self, dropout: &Dropout) -> (Mask, usize) {
+        let counters: &[u32; 4] = self.arena.integers(dropout.rng).try_into().expect("four counters");
+        (Mask::new(dropout, counters), counters[3] as usize)
+    }
+
+    fn weight_dropout(&self, dropout: Option<&Dropout>) -> Option<attention::WeightDropout> {
+        dropout.map(|dropout| {
+            let (mask, first) = self.mask(dropout);
+            attention::WeightDropout { mask, first }
+        })
+    }
+
+    fn sizes(&self, x: TensorId, dout: TensorId, layout: WeightLayout) -> linear::Sizes {
+        let (n_in, n_out) = (self.width(x), self.width(dout));
+        linear::Sizes { rows: self.arena.plan().tensor(x).rows(), n_in, n_out, layout }
+    }
+
+    fn execute(mut self, op: &Op) {
+        match op {
+            Op::Attention { .. } | Op::AttentionBackward { .. } | Op::CachedAttention { .. } => {
+                self.attention(op);
+            }
+            Op::LayerNorm { .. } | Op::LayerNormBackward { .. } => self.norm(op),
+            Op::Linear { .. } | Op::LinearBackwardInput { .. } | Op::LinearBackwardWeight { .. } => {
+                self.linear(op);
+            }
+            Op::Classifier { .. } => self.classifier(op),
+            Op::GradNorm { .. } | Op::AdamW { .. } => self.update(op),
+            _ => self.elementwise(op),
+        }
+    }
+
+    fn attention(&mut self, op: &Op) {
+        match *op {
+            Op::Attention { qkv, n_head, kind: _, ref dropout, out, lse } => attention::attention(
+                self.pool,
+                self.heads(qkv, n_head),
+                (self.arena.real(qkv), self.arena.real(out), self.arena.real(lse)),
+                self.weight_dropout(dropout.as_ref()),
+                Shared::of(&mut self.scratch.attention),
+            ),
+            Op::AttentionBackward { qkv, out, lse, dout, n_head, kind: _, ref dropout, dqkv } => {
+                let operands = attention::Backward {
+                    qkv: self.real(qkv),
+                    out: self.real(out),
+                    lse: self.read(lse),
+                    dout: self.real(dout),
+                    dqkv: self.real(dqkv),
+                };
+                let (shape, dropout) = (self.heads(qkv, n_head), self.weight_dropout(dropout.as_ref()));
+                let scratch = Shared::of(&mut self.scratch.attention);
+                attention::attention_backward(self.pool, shape, operands, dropout, scratch);
+            }
+            Op::CachedAttention { qkv, k_cache, v_cache, position, n_head, kind: _, out } => {
+                attention::cached_attention(
+                    self.pool,
+                    self.heads(qkv, n_head),
+                    (
+                        self.arena.real(qkv),
+                        self.arena.real(k_cache),
+                        self.arena.real(v_cache),
+                        self.arena.real(out),
+                    ),
+                    (self.scalar(position), self.shape(k_cache)[1]),
+                    Shared::of(&mut self.scratch.attention),
+                );
+            }
+            _ => unreachable!("not an attention"),
+        }
+    }
+
+    fn norm(&mut self, op: &Op) {
+        match *op {
+            Op::LayerNorm { x, residual, weight, bias, out, mean, rstd } => {
+                let operands = norm::Norm {
+                    x: self.real(x),
+                    residual: residual.map(|(delta, sum)| (self.real(delta), self.real(sum))),
+                    weight: self.read(weight),
+                    bias: bias.map(|b| self.read(b)),
+                    out: self.real(out),
+                    mean: self.real(mean),
+                    rstd: self.real(rstd),
+                };
+                norm::layer_norm(self.pool, &operands);
+            }
+            Op::LayerNormBackward { dout, addend, x, weight, mean, rstd, dx, dweight, dbias, accumulate } => {
+                let operands = norm::NormBackward {
+                    dout: self.real(dout),
+                    addend: addend.map(|a| self.real(a)),
+                    x: self.real(x),
+                    weight: self.read(weight),
+                    mean: self.read(mean),
+                    rstd: self.read(rstd),
+                    dx: self.real(dx),
+                    dweight: self.real(dweight),
+                    dbias: dbias.map(|b| self.real(b)),
+                    accumulate,
+                };
+                norm::layer_norm_backward(self.pool, &operands, &mut self.scratch.partials);
+            }
+            _ => unreachable!("not a layer norm"),
+        }
+    }
+
+    fn linear(&mut self, op: &Op) {
+        match *op {
+            Op::Linear { x, w, layout, bias, gelu, out } => linear::linear(
+                self.pool,
+                self.sizes(x, out, layout),
+                (self.arena.real(x), self.arena.real(w), bias.map(|b| self.read(b))),
+                gelu.map(|(kind, before)| (kind, self.real(before))),
+                self.real(out),
+            ),
+            Op::LinearBackwardInput { dout, w, layout, dx } => {
+                let sizes = self.sizes(dx, dout, layout);
+                linear::backward_input(self.pool, sizes, self.real(dout), self.real(w), self.real(dx));
+            }
+            Op::LinearBackwardWeight { dout, x, layout, dw, dbias, accumulate_w, accumulate_bias } => {
+                let sizes = self.sizes(x, dout, layout);
+                let (dout, x, dw) = (self.real(dout), self.real(x), self.real(dw));
+                linear::backward_weight(self.pool, sizes, (dout, x), (dw, accumulate_w));
+                if let Some(dbias) = dbias {
+                    let (dbias, scratch) = (self.real(dbias), &mut self.scratch.partials);
+                    norm::column_sums(self.pool, dout, dbias, accumulate_bias, scratch);
+                }
+            }
+            _ => unreachable!("not a linear layer"),
+        }
+    }
+
+    fn classifier(&mut self, op: &Op) {
+        let Op::Classifier { x, w, targets, vocab_size, logits, losses, grad } = *op else {
+            unreachable!("not a classifier")
+        };
+        let operands = classifier::Classifier {
+            x: self.real(x),
+            w: self.real(w),
+            targets: self.arena.integers(targets),
+            vocab_size,
+            width: self.width(x),
+            logits: self.real(logits),
+            losses: self.real(losses),
+            grad: grad.map(|grad| classifier::Grad {
+                dx: self.real(grad.dx),
+                dw: self.real(grad.dw),
+                scale: grad.scale as f32,
+                accumulate: grad.accumulate,
+            }),
+        };
+        classifier::classifier(self.pool, &operands);
+    }
+
+    fn update(&mut self, op: &Op) {
+        let arena = self.arena;
+        match op {
+            Op::GradNorm { gradients, norm } => {
+                let Scratch { chunks, squares, .. } = &mut *self.scratch;
+                optimizer::grad_norm(
+                    self.pool,
+                    chunks,
+                    |i| arena.real(gradients[i]),
+                    squares,
+                    arena.real(*norm),
+                );
+            }
+            Op::AdamW { slots, norm, schedule, config } => {
+                let step = optimizer::Step::new(config, self.read(*norm)[0], self.read(*schedule));
+                optimizer::adamw(self.pool, &self.scratch.chunks, &step, |i| optimizer::Slot {
+                    parameter: arena.real(slots[i].parameter),
+                    gradient: arena.real(slots[i].gradient),
+                    m: arena.real(slots[i].m),
+                    v: arena.real(slots[i].v),
+                    decay: slots[i].decay,
+                });
+            }
+            _ => unreachable!("not part of the update"),
+        }
+    }
+
+    fn elementwise(&mut self, op: &Op) {
+        match *op {
+            Op::Embed { tokens, position, wte, wpe, out } => {
+                let position = position.map_or(0, |p| self.scalar(p));
+                let (ids, t) = (self.arena.integers(tokens), self.shape(tokens)[1]);
+                let tables = (self.arena.real(wte), self.arena.real(wpe));
+                embed::embed(self.pool, (ids, t, position), tables, self.real(out));
+            }
+            Op::EmbedBackward { tokens, dout, dwte, dwpe, accumulate_wte, accumulate_wpe } => {
+                let (ids, t) = (self.arena.integers(tokens), self.shape(tokens)[1]);
+                let words = embed::Table { gradient: self.real(dwte), accumulate: accumulate_wte };
+                let places = embed::Table { gradient: self.real(dwpe), accumulate: accumulate_wpe };
+                embed::embed_backward(self.pool, (ids, t), self.real(dout), words, places);
+            }
+            Op::Add { a, b, out } => elementwise::add(self.pool, self.real(a), self.real(b), self.real(out)),
+            Op::Gelu { x, kind, out } => elementwise::gelu(self.pool, kind, self.real(x), self.real(out)),
+            Op::GeluBackward { x, kind, dout, dx } => {
+                elementwise::gelu_backward(self.pool, kind, self.real(x), self.real(dout), self.real(dx));
+            }
+            Op::Dropout { x, ref dropout, out } => {
+                let (mask, first) = self.mask(dropout);
+                let first_row = (first * self.shape(x)[1]) as u32;
+                elementwise::dropout(self.pool, mask, first_row, self.real(x), self.real(out), self.width(x));
+            }
+            Op::SelectRow { x, row, out } => {
+                let (t, width, row) = (self.shape(x)[1], self.width(x), self.scalar(row));
+                elementwise::select_row(self.real(x), self.real(out), t, width, row);
+            }
+            _ => unreachable!("has a family of its own"),
+        }
+    }
+}

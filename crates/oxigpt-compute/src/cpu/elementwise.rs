@@ -1,0 +1,138 @@
+//! Operators that go once over their tensors: addition, GELU, dropout, row selection.
+
+use std::ops::Range;
+
+use super::memory::Shared;
+use super::pool::Pool;
+use super::simd::{exp, normal, sigmoid, vectorised};
+use crate::Gelu;
+use crate::dropout::Mask;
+
+/// Elements of one task: a quarter of a second-level cache for three operands.
+const BLOCK: usize = 1 << 14;
+
+/// Runs `task` over `0..len` in fixed blocks.
+pub(super) fn blocks(pool: &mut Pool, len: usize, block: usize, task: impl Fn(Range<usize>) + Sync) {
+    pool.run(len.div_ceil(block), |index, _| task(index * block..((index + 1) * block).min(len)));
+}
+
+vectorised! {
+    fn add_slices(a: &[f32], b: &[f32], out: &mut [f32]) {
+        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+            *out = a + b;
+        }
+    }
+}
+
+pub(super) fn add(pool: &mut Pool, a: Shared, b: Shared, out: Shared) {
+    blocks(pool, out.len(), BLOCK, |range| {
+        // SAFETY: the three tensors are distinct, and blocks do not overlap.
+        unsafe { add_slices(a.read(range.clone()), b.read(range.clone()), out.write(range)) }
+    });
+}
+
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+const CUBIC: f32 = 0.044_715;
+
+vectorised! {
+    /// GELU of a slice. With `s = sigmoid(2u)`, `0.5 (1 + tanh u) = s`.
+    fn gelu_slice(kind: Gelu, x: &[f32], out: &mut [f32]) {
+        match kind {
+            Gelu::Tanh => {
+                for (out, &x) in out.iter_mut().zip(x) {
+                    *out = x * sigmoid(2.0 * SQRT_2_OVER_PI * (x + CUBIC * x * x * x));
+                }
+            }
+            Gelu::Erf => {
+                for (out, &x) in out.iter_mut().zip(x) {
+                    *out = x * normal(x).0;
+                }
+            }
+        }
+    }
+}
+
+vectorised! {
+    fn gelu_backward_slice(kind: Gelu, x: &[f32], dout: &[f32], dx: &mut [f32]) {
+        match kind {
+            Gelu::Tanh => {
+                for ((dx, &dout), &x) in dx.iter_mut().zip(dout).zip(x) {
+                    let s = 1.0 / (1.0 + exp(-2.0 * SQRT_2_OVER_PI * (x + CUBIC * x * x * x)));
+                    let du = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
+                    *dx = dout * (s + x * s * (1.0 - s) * du);
+                }
+            }
+            Gelu::Erf => {
+                for ((dx, &dout), &x) in dx.iter_mut().zip(dout).zip(x) {
+                    let (distribution, density) = normal(x);
+                    *dx = dout * (distribution + x * density);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn gelu(pool: &mut Pool, kind: Gelu, x: Shared, out: Shared) {
+    blocks(pool, out.len(), BLOCK, |range| {
+        // SAFETY: the two tensors are distinct, and blocks do not overlap.
+        unsafe { gelu_slice(kind, x.read(range.clone()), out.write(range)) }
+    });
+}
+
+pub(super) fn gelu_backward(pool: &mut Pool, kind: Gelu, x: Shared, dout: Shared, dx: Shared) {
+    blocks(pool, dx.len(), BLOCK, |range| {
+        // SAFETY: the three tensors are distinct, and blocks do not overlap.
+        unsafe { gelu_backward_slice(kind, x.read(range.clone()), dout.read(range.clone()), dx.write(range)) }
+    });
+}
+
+vectorised! {
+    /// Multiplies a row by the factors of its mask.
+    fn drop_row(mask: Mask, row: u32, x: &[f32], out: &mut [f32]) {
+        let (whole, rest) = out.as_chunks_mut::<4>();
+        let (x_whole, x_rest) = x.as_chunks::<4>();
+        for (block, (out, x)) in whole.iter_mut().zip(x_whole).enumerate() {
+            let keep = mask.keep4(row, block as u32);
+            for lane in 0..4 {
+                out[lane] = if keep[lane] { x[lane] * mask.scale } else { 0.0 };
+            }
+        }
+        for (i, (out, x)) in rest.iter_mut().zip(x_rest).enumerate() {
+            *out = x * mask.factor(row, x_whole.len() * 4 + i);
+        }
+    }
+}
+
+vectorised! {
+    /// Multiplies a row in place by the factors of its mask.
+    fn drop_row_in_place(mask: Mask, row: u32, x: &mut [f32]) {
+        for (block, x) in x.chunks_mut(4).enumerate() {
+            let keep = mask.keep4(row, block as u32);
+            for (x, keep) in x.iter_mut().zip(keep) {
+                *x = if keep { *x * mask.scale } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// `first_row` is the number of the first row within the whole batch of a step.
+pub(super) fn dropout(pool: &mut Pool, mask: Mask, first_row: u32, x: Shared, out: Shared, width: usize) {
+    let rows_a_block = BLOCK.div_ceil(width);
+    blocks(pool, out.len() / width, rows_a_block, |rows| {
+        for row in rows {
+            let range = row * width..(row + 1) * width;
+            // SAFETY: the two tensors are distinct, and rows do not overlap.
+            let (x, out) = unsafe { (x.read(range.clone()), out.write(range)) };
+            drop_row(mask, first_row + row as u32, x, out);
+        }
+    });
+}
+
+/// `out[b] = x[b, row]` for `[B, T, C]`.
+pub(super) fn select_row(x: Shared, out: Shared, t: usize, width: usize, row: usize) {
+    for b in 0..out.len() / width {
+        let start = (b * t + row) * width;
+        // SAFETY: the two tensors are distinct, and this is the only thread at work.
+        unsafe { out.write(b * width..(b + 1) * width).copy_from_slice(x.read(start..start + width)) };
+    }
+}

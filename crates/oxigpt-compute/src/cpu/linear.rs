@@ -1,0 +1,97 @@
+//! Linear layers and their adjoints: matrix products with what rides on their tiles.
+
+use super::elementwise::gelu_slice;
+use super::gemm::{Matrix, Product, parallel_product};
+use super::memory::Shared;
+use super::pool::Pool;
+use crate::{Gelu, WeightLayout};
+
+/// A weight matrix as `[C, O]`, whichever way it lies.
+fn in_out(w: Shared, n_in: usize, n_out: usize, layout: WeightLayout) -> Matrix {
+    match layout {
+        WeightLayout::InOut => Matrix::new(w, n_in, n_out),
+        WeightLayout::OutIn => Matrix::new(w, n_out, n_in).t(),
+    }
+}
+
+/// Sizes of a linear layer.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) rows: usize,
+    pub(super) n_in: usize,
+    pub(super) n_out: usize,
+    pub(super) layout: WeightLayout,
+}
+
+/// `before_gelu = x W + bias`, and `out = gelu(before_gelu)` if there is one, tile by tile.
+pub(super) fn linear(
+    pool: &mut Pool,
+    sizes: Sizes,
+    (x, w, bias): (Shared, Shared, Option<&[f32]>),
+    gelu: Option<(Gelu, Shared)>,
+    out: Shared,
+) {
+    let Sizes { rows, n_in, n_out, layout } = sizes;
+    let product_result = gelu.map_or(out, |(_, before)| before);
+    let c = Matrix::new(product_result, rows, n_out);
+    let of = Product {
+        c,
+        a: Matrix::new(x, rows, n_in),
+        b: in_out(w, n_in, n_out, layout),
+        accumulate: bias.is_some(),
+    };
+    // SAFETY: operands are distinct tensors; `before` and `after` touch the rows and columns of their tile.
+    unsafe {
+        parallel_product(
+            pool,
+            &of,
+            |tile| {
+                if let Some(bias) = bias {
+                    for row in tile.rows.clone() {
+                        let start = row * n_out;
+                        let out = product_result.write(start + tile.cols.start..start + tile.cols.end);
+                        out.copy_from_slice(&bias[tile.cols.clone()]);
+                    }
+                }
+            },
+            |tile| {
+                if let Some((kind, before)) = gelu {
+                    for row in tile.rows.clone() {
+                        let range = row * n_out + tile.cols.start..row * n_out + tile.cols.end;
+                        gelu_slice(kind, before.read(range.clone()), out.write(range));
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// `dx = dout W^T`.
+pub(super) fn backward_input(pool: &mut Pool, sizes: Sizes, dout: Shared, w: Shared, dx: Shared) {
+    let Sizes { rows, n_in, n_out, layout } = sizes;
+    let of = Product {
+        c: Matrix::new(dx, rows, n_in),
+        a: Matrix::new(dout, rows, n_out),
+        b: in_out(w, n_in, n_out, layout).t(),
+        accumulate: false,
+    };
+    // SAFETY: operands are distinct tensors.
+    unsafe { parallel_product(pool, &of, |_| {}, |_| {}) };
+}
+
+/// `dw = x^T dout`, laid out as `w`.
+pub(super) fn backward_weight(
+    pool: &mut Pool,
+    sizes: Sizes,
+    (dout, x): (Shared, Shared),
+    (dw, accumulate): (Shared, bool),
+) {
+    let Sizes { rows, n_in, n_out, layout } = sizes;
+    let (x, dout) = (Matrix::new(x, rows, n_in), Matrix::new(dout, rows, n_out));
+    let of = match layout {
+        WeightLayout::InOut => Product { c: Matrix::new(dw, n_in, n_out), a: x.t(), b: dout, accumulate },
+        WeightLayout::OutIn => Product { c: Matrix::new(dw, n_out, n_in), a: dout.t(), b: x, accumulate },
+    };
+    // SAFETY: operands are distinct tensors.
+    unsafe { parallel_product(pool, &of, |_| {}, |_| {}) };
+}

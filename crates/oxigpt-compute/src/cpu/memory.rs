@@ -1,0 +1,115 @@
+//! The arena of the CPU backend, and shared access to slices of it.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+
+use memmap2::MmapMut;
+
+use crate::{Dtype, Error, Plan, TensorId};
+
+/// One zeroed block of memory that holds every tensor of a plan.
+pub(crate) struct Arena {
+    plan: Arc<Plan>,
+    memory: MmapMut,
+}
+
+impl Arena {
+    pub(crate) fn new(plan: Arc<Plan>) -> Result<Arena, Error> {
+        let bytes = plan.arena_bytes().max(Plan::ALIGNMENT);
+        let memory = MmapMut::map_anon(bytes).map_err(|_| Error::OutOfMemory { backend: "cpu", bytes })?;
+        // Large pages save a good part of the address translation; a system without them works all the same.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        Ok(Arena { plan, memory })
+    }
+
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn address(&self, id: TensorId) -> *mut u8 {
+        let (offset, bytes) = (self.plan.offset(id), self.plan.tensor(id).bytes());
+        assert!(offset + bytes <= self.memory.len());
+        // SAFETY: the offset lies inside the block, as just checked.
+        unsafe { self.memory.as_ptr().add(offset).cast_mut() }
+    }
+
+    /// A real tensor, to read and write from several threads.
+    pub(crate) fn real(&self, id: TensorId) -> Shared<'_> {
+        assert_eq!(self.plan.tensor(id).dtype, Dtype::Real);
+        Shared { ptr: self.address(id).cast(), len: self.plan.tensor(id).len(), arena: PhantomData }
+    }
+
+    /// An integer tensor. Integer tensors are inputs: no operator writes them.
+    pub(crate) fn integers(&self, id: TensorId) -> &[u32] {
+        assert_eq!(self.plan.tensor(id).dtype, Dtype::U32);
+        // SAFETY: the tensor lies inside the block, aligned to 64 bytes, and is written only by `upload`,
+        // which takes the backend, and so this arena, exclusively.
+        unsafe { std::slice::from_raw_parts(self.address(id).cast(), self.plan.tensor(id).len()) }
+    }
+
+    /// An integer tensor, to upload to.
+    pub(crate) fn integers_mut(&mut self, id: TensorId) -> &mut [u32] {
+        assert_eq!(self.plan.tensor(id).dtype, Dtype::U32);
+        // SAFETY: inside the block and aligned; `self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.address(id).cast(), self.plan.tensor(id).len()) }
+    }
+}
+
+/// A real tensor that several threads write to at once, each its own part.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    ptr: *mut f32,
+    len: usize,
+    arena: PhantomData<&'a f32>,
+}
+
+// SAFETY: plain memory of floats; who takes slices of it promises that they do not conflict.
+unsafe impl Send for Shared<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    pub(crate) fn of(slice: &'a mut [f32]) -> Shared<'a> {
+        Shared { ptr: slice.as_mut_ptr(), len: slice.len(), arena: PhantomData }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn ptr(&self) -> *mut f32 {
+        self.ptr
+    }
+
+    /// Elements `range`, to read.
+    ///
+    /// # Safety
+    /// Nobody writes to them while the slice lives.
+    pub(crate) unsafe fn read(&self, range: Range<usize>) -> &'a [f32] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: in bounds, as just checked; the caller excludes writers.
+        unsafe { std::slice::from_raw_parts(self.ptr.add(range.start), range.len()) }
+    }
+
+    /// Elements `range`, to write.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes them while the slice lives.
+    #[allow(clippy::mut_from_ref, reason = "the caller promises exclusive ranges")]
+    pub(crate) unsafe fn write(&self, range: Range<usize>) -> &'a mut [f32] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: in bounds, as just checked; the caller excludes all others.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
+    }
+
+    /// The whole tensor, to read.
+    ///
+    /// # Safety
+    /// As [`Shared::read`].
+    pub(crate) unsafe fn all(&self) -> &'a [f32] {
+        // SAFETY: passed on to the caller.
+        unsafe { self.read(0..self.len) }
+    }
+}

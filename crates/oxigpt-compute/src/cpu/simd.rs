@@ -1,0 +1,178 @@
+//! Vector code without intrinsics: plain loops that the compiler turns into vector instructions, compiled once per
+//! instruction set and chosen at run time; and the elementary functions those loops need.
+//!
+//! The standard library's `exp` and `tanh` are calls, which no loop around them survives; those here are a few
+//! multiplications and additions.
+
+/// Floats that one step of a reduction adds up side by side: a fixed number, so that a sum has the same order on
+/// every machine.
+pub(crate) const LANES: usize = 16;
+
+/// Declares a function whose body is compiled for AVX-512, for AVX2 with FMA, and for the target's baseline, and
+/// which picks at run time what the processor has.
+macro_rules! vectorised {
+    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                {
+                    // SAFETY: the processor has these instructions, as just detected.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has these instructions, as just detected.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use vectorised;
+
+/// `e^x` to about one unit in the last place; 0 below -87, and no infinity above 88.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `e^r` by its Taylor series to degree 7, whose remainder is below 6e-9.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    // Adding and subtracting 1.5 * 2^23 rounds to an integer.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = x.clamp(-87.0, 88.0);
+    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let r = (clamped - n * LN2_HIGH) - n * LN2_LOW;
+    let series = 1.0 / 5040.0;
+    let series = series * r + 1.0 / 720.0;
+    let series = series * r + 1.0 / 120.0;
+    let series = series * r + 1.0 / 24.0;
+    let series = series * r + 1.0 / 6.0;
+    let series = series * r + 0.5;
+    let series = series * r * r + r + 1.0;
+    let power_of_two = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    if x < -87.0 { 0.0 } else { series * power_of_two }
+}
+
+/// The error function to 4e-7 absolute (mostly rounding): `x P(x^2) / Q(x^2)`, fitted by least squares on `[0, 3.95]`, beyond which
+/// it is 1 in float32.
+#[inline(always)]
+pub(crate) fn erf(x: f32) -> f32 {
+    let x = x.clamp(-3.95, 3.95);
+    let t = x * x;
+    let p = ERF_P.iter().rev().fold(0.0, |sum, &c| sum * t + c);
+    let q = ERF_Q.iter().rev().fold(0.0, |sum, &c| sum * t + c);
+    (x * p / q).clamp(-1.0, 1.0)
+}
+
+const ERF_P: [f32; 6] = [
+    std::f32::consts::FRAC_2_SQRT_PI,
+    0.192_225_4,
+    0.052_967_45,
+    3.839_221_6e-3,
+    2.857_534_4e-4,
+    2.024_670_3e-6,
+];
+const ERF_Q: [f32; 6] = [1.0, 0.503_687_5, 0.114_841_85, 0.015_115_066, 1.179_057e-3, 3.787_663e-5];
+
+/// `(Phi(x), phi(x))` for the exact GELU: the standard normal distribution function and density.
+#[inline(always)]
+pub(crate) fn normal(x: f32) -> (f32, f32) {
+    let inv_sqrt_tau = 0.398_942_3;
+    (0.5 + 0.5 * erf(x * std::f32::consts::FRAC_1_SQRT_2), inv_sqrt_tau * exp(-0.5 * x * x))
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// Sums `f(i)` over `0..n` in [`LANES`] running sums, added up pairwise at the end.
+#[inline(always)]
+pub(crate) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let whole = n / LANES * LANES;
+    for start in (0..whole).step_by(LANES) {
+        for lane in 0..LANES {
+            lanes[lane] += f(start + lane);
+        }
+    }
+    for i in whole..n {
+        lanes[i - whole] += f(i);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// Largest element; negative infinity for none.
+#[inline(always)]
+pub(crate) fn max(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = values.as_chunks::<LANES>();
+    for chunk in whole {
+        for lane in 0..LANES {
+            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+        }
+    }
+    let of_rest = rest.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    fold(lanes, f32::max).max(of_rest)
+}
+
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = f(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_accurate() {
+        let mut worst = 0.0f64;
+        for i in -870_000..880_000 {
+            let x = i as f32 * 1e-4;
+            let exact = f64::from(x).exp();
+            worst = worst.max(((f64::from(exp(x)) - exact) / exact).abs());
+        }
+        assert!(worst < 2e-7, "relative error {worst}");
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn erf_is_accurate() {
+        let mut worst = 0.0f64;
+        for i in -60_000..60_000 {
+            let x = i as f32 * 1e-4;
+            worst = worst.max((f64::from(erf(x)) - libm::erf(f64::from(x))).abs());
+        }
+        assert!(worst < 4e-7, "absolute error {worst}");
+    }
+
+    #[test]
+    fn sums_and_maxima() {
+        for n in [0, 1, 15, 16, 17, 100] {
+            let xs: Vec<f32> = (0..n).map(|i| ((i * 7919) % 101) as f32 - 50.0).collect();
+            assert_eq!(sum(n, |i| xs[i]), xs.iter().sum::<f32>());
+            assert_eq!(max(&xs), xs.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b)));
+        }
+    }
+}
