@@ -1,0 +1,42 @@
+//! The classifier: logits, cross-entropy and its gradients, one row at a time.
+//!
+//! Legend: N rows, C width, V words that count (the table may have more rows, as padding).
+
+use super::layers::dot;
+
+/// What the classifier gives.
+pub(super) struct Classified {
+    pub(super) losses_n: Vec<f64>,
+    pub(super) dx_nc: Vec<f64>,
+    /// As the table, padding included (zero).
+    pub(super) dw_vc: Vec<f64>,
+}
+
+/// `loss = log sum exp(z) - z[target]` with `z = W x`; `dz = scale (softmax(z) - onehot(target))`;
+/// `dx = W^T dz`; `dW = dz x^T`.
+pub(super) fn classifier(
+    x_nc: &[f64],
+    w_vc: &[f64],
+    targets_n: &[u32],
+    vocab_size: usize,
+    scale: f64,
+    c: usize,
+) -> Classified {
+    let mut losses_n = Vec::new();
+    let (mut dx_nc, mut dw_vc) = (vec![0.0; x_nc.len()], vec![0.0; w_vc.len()]);
+    for (n, x_c) in x_nc.chunks(c).enumerate() {
+        let target = targets_n[n] as usize;
+        let logits_v: Vec<f64> = w_vc.chunks(c).take(vocab_size).map(|w_c| dot(w_c, x_c)).collect();
+        let max = logits_v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let lse = max + logits_v.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
+        losses_n.push(lse - logits_v[target]);
+        for (v, z) in logits_v.iter().enumerate() {
+            let dz = scale * ((z - lse).exp() - if v == target { 1.0 } else { 0.0 });
+            for i in 0..c {
+                dx_nc[n * c + i] += dz * w_vc[v * c + i];
+                dw_vc[v * c + i] += dz * x_c[i];
+            }
+        }
+    }
+    Classified { losses_n, dx_nc, dw_vc }
+}

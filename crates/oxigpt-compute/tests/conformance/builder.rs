@@ -1,0 +1,120 @@
+//! What the builder promises: which operators fuse, what a plan costs, and that its errors are caught.
+
+use oxigpt_compute::{AttentionKind, Builder, Gelu, LinearWeights, NormWeights, Op, Plan, TensorId};
+
+fn names(plan: &Plan) -> Vec<&'static str> {
+    plan.phases().flat_map(|(_, phase)| phase.ops.iter().map(Op::name)).collect()
+}
+
+fn two_inputs(b: &mut Builder) -> (TensorId, TensorId) {
+    b.begin("forward");
+    (b.input("x", &[2, 3, 4]), b.input("y", &[2, 3, 4]))
+}
+
+fn norm(b: &mut Builder) -> NormWeights {
+    NormWeights { weight: b.parameter("weight", &[4]), bias: None }
+}
+
+#[test]
+fn add_and_layer_norm_fuse() {
+    let mut b = Builder::new();
+    let (x, y) = two_inputs(&mut b);
+    let norm = norm(&mut b);
+    let sum = b.add(x, y);
+    b.layer_norm(sum, norm);
+    assert_eq!(names(&b.finish()), ["add_layer_norm"]);
+}
+
+#[test]
+fn layer_norm_of_another_tensor_than_the_sum_does_not_fuse() {
+    let mut b = Builder::new();
+    let (x, y) = two_inputs(&mut b);
+    let norm = norm(&mut b);
+    b.add(x, y);
+    b.layer_norm(x, norm);
+    assert_eq!(names(&b.finish()), ["add", "layer_norm"]);
+}
+
+#[test]
+fn linear_and_gelu_fuse_once() {
+    let mut b = Builder::new();
+    let (x, _) = two_inputs(&mut b);
+    let w = b.parameter("w", &[4, 5]);
+    let up = b.linear(x, LinearWeights { w, bias: None });
+    let first = b.gelu(up, Gelu::Tanh);
+    b.gelu(first, Gelu::Erf);
+    b.gelu(up, Gelu::Erf);
+    assert_eq!(names(&b.finish()), ["linear_gelu", "gelu", "gelu"]);
+}
+
+#[test]
+fn nothing_fuses_over_the_end_of_a_phase() {
+    let mut b = Builder::new();
+    let (x, y) = two_inputs(&mut b);
+    let norm = norm(&mut b);
+    let sum = b.add(x, y);
+    b.mark_output(sum);
+    b.begin("next");
+    b.layer_norm(sum, norm);
+    assert_eq!(names(&b.finish()), ["add", "layer_norm"]);
+}
+
+#[test]
+fn backward_writes_the_adjoints_in_reverse() {
+    let mut b = Builder::new();
+    let (x, y) = two_inputs(&mut b);
+    let norm = norm(&mut b);
+    let (w, head) = (b.parameter("w", &[4, 4]), b.parameter("head", &[8, 4]));
+    let sum = b.add(x, y);
+    let normed = b.layer_norm(sum, norm);
+    let up = b.linear(normed, LinearWeights { w, bias: None });
+    let up = b.gelu(up, Gelu::Tanh);
+    let targets = b.input_u32("targets", &[2, 3], 8);
+    let losses = b.classifier(up, head, targets, 8);
+    b.backward(losses, 1.0);
+    let expected = [
+        "add_layer_norm",
+        "linear_gelu",
+        "classifier",
+        "gelu_backward",
+        "linear_backward_input",
+        "linear_backward_weight",
+        "layer_norm_backward",
+    ];
+    assert_eq!(names(&b.finish()), expected);
+}
+
+/// B = 2, T = 8, C = 4, two heads, V = 64.
+#[test]
+fn costs_of_a_small_plan() {
+    let mut b = Builder::new();
+    let phase = b.begin("train");
+    let x = b.input("x", &[2, 8, 4]);
+    let (w, head) = (b.parameter("w", &[4, 12]), b.parameter("head", &[64, 4]));
+    let targets = b.input_u32("targets", &[2, 8], 64);
+    let qkv = b.linear(x, LinearWeights { w, bias: None });
+    let y = b.attention(qkv, 2, AttentionKind::Softmax, None);
+    let losses = b.classifier(y, head, targets, 64);
+    b.backward(losses, 1.0);
+    let plan = b.finish();
+
+    let linear = 2.0 * 16.0 * 4.0 * 12.0;
+    // Pairs of a query and a key no later than it, per sequence: 8 * 9 / 2; a product costs 2 C a pair.
+    let pairs = 2.0 * 36.0 * 2.0 * 4.0;
+    let classifier = 2.0 * 16.0 * 64.0 * 4.0;
+    let flops: Vec<f64> = plan.phase(phase).ops.iter().map(|op| op.cost(&plan).flops).collect();
+    assert_eq!(flops, [linear, 2.0 * pairs, 3.0 * classifier, 5.0 * pairs, linear, linear]);
+    let total = plan.cost(phase);
+    assert_eq!(total.flops, flops.iter().sum::<f64>());
+    // The first linear operator moves x, w and qkv, 4 bytes each element.
+    assert_eq!(plan.phase(phase).ops[0].cost(&plan).bytes, 4.0 * (64.0 + 48.0 + 192.0));
+}
+
+#[test]
+#[should_panic(expected = "linear of another width")]
+fn linear_of_another_width() {
+    let mut b = Builder::new();
+    let (x, _) = two_inputs(&mut b);
+    let w = b.parameter("w", &[5, 5]);
+    b.linear(x, LinearWeights { w, bias: None });
+}

@@ -1,0 +1,71 @@
+//! Conformance: every operator of every backend against `reference`, `reference` against finite differences,
+//! and what the builder promises about the plans it writes.
+//!
+//! A new backend is one row in [`backends`]; a new operator or attention kind is one case in `operators`.
+
+#![allow(clippy::unwrap_used, reason = "an error here is a failed test")]
+
+mod builder;
+mod case;
+mod gpt;
+mod gradients;
+mod operators;
+mod steps;
+
+use oxigpt_compute::Backend;
+use oxigpt_compute::cpu::{Cpu, CpuOptions};
+use oxigpt_compute::reference::Reference;
+
+/// Makes a fresh backend.
+type Make = fn() -> Box<dyn Backend>;
+
+/// A backend under test.
+struct Row {
+    /// The same backend with other settings (threads): all must give the same bits. The first is compared
+    /// with `reference`.
+    variants: Vec<(&'static str, Make)>,
+    /// Largest errors of an operator, by its name.
+    tolerance: fn(&str) -> Tolerance,
+    /// Largest relative error after a whole step.
+    whole_step: f64,
+}
+
+/// The L2 error of a tensor of n elements may be at most `relative * norm + absolute * sqrt(n)`.
+#[derive(Clone, Copy)]
+struct Tolerance {
+    relative: f64,
+    absolute: f64,
+}
+
+fn backends() -> Vec<Row> {
+    vec![
+        Row {
+            variants: vec![("reference", || Box::new(Reference::new()))],
+            tolerance: |_| Tolerance { relative: 0.0, absolute: 0.0 },
+            whole_step: 1e-12,
+        },
+        Row {
+            variants: vec![
+                ("cpu, 1 thread", || cpu(1)),
+                ("cpu, 2 threads", || cpu(2)),
+                ("cpu, 3 threads", || cpu(3)),
+            ],
+            tolerance: float32,
+            whole_step: 1e-5,
+        },
+    ]
+}
+
+fn cpu(threads: usize) -> Box<dyn Backend> {
+    Box::new(Cpu::new(CpuOptions { threads, pin: false }).unwrap())
+}
+
+/// What rounding to float32 allows.
+fn float32(operator: &str) -> Tolerance {
+    let (relative, absolute) = match operator {
+        "select_row" => (0.0, 0.0),
+        "embed" | "add" | "dropout" => (1e-7, 0.0),
+        _ => (2e-6, 1e-7),
+    };
+    Tolerance { relative, absolute }
+}
