@@ -1,1 +1,29 @@
-//! Placeholder while the crates are being laid out.
+//! Token shards, datasets, batches, and the preparation of text.
+//!
+//! Data flows one way: `prepare` turns text into a data directory; `dataset` opens such a directory (or one of
+//! nanoGPT's or build-nanogpt's) as two streams of tokens; `loader` says which window of a stream is row `i` of a
+//! run and copies it into a batch. Nothing here knows of models, devices or command lines.
+
+mod dataset;
+mod dataset_writer;
+mod error;
+mod loader;
+mod manifest;
+mod npy;
+mod permutation;
+pub mod philox;
+mod prepare;
+mod shard;
+mod shard_writer;
+mod stories;
+mod tokens;
+
+pub use dataset::{Dataset, Split, resolve};
+pub use error::{Error, Result};
+pub use loader::{DataOrder, EvalWindows, Loader, eval_windows, spread_windows};
+pub use manifest::{Manifest, ShardInfo, SplitInfo, TokenizerInfo};
+pub use prepare::{PrepareOptions, Progress, Stage, TokenizerKind, prepare_stories, prepare_text};
+pub use shard::{Shard, TokenWidth};
+pub use shard_writer::write_shard;
+pub use stories::{DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, stories};
+pub use tokens::Tokens;

@@ -1,0 +1,239 @@
+//! A data directory as its two streams of tokens. Three layouts are known: ours (`dataset.json` and llm.c shards),
+//! nanoGPT's (headerless `train.bin` and `val.bin`), and files named like build-nanogpt's or llm.c's (`.npy` or `.bin`
+//! with `train` or `val` in the name, in sorted order).
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use oxigpt_text::Tokenizer;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::manifest::{self, Manifest, SplitInfo};
+use crate::shard::{Shard, hex};
+use crate::tokens::Tokens;
+
+/// A directory in which a preparation keeps its files until they are whole.
+pub(crate) const STAGING: &str = ".partial";
+
+/// The two parts of a dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// What a model learns from.
+    Train,
+    /// What it is measured on.
+    Val,
+}
+
+impl Split {
+    /// Both, in order.
+    pub const BOTH: [Split; 2] = [Split::Train, Split::Val];
+
+    /// `train` or `val`, as file names have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Val => "val",
+        }
+    }
+}
+
+/// An open dataset.
+#[derive(Debug)]
+pub struct Dataset {
+    dir: PathBuf,
+    manifest: Option<Manifest>,
+    /// Where the layout has no manifest: the size of the tokenizer that stands beside the shards.
+    tokenizer_size: Option<usize>,
+    splits: [Tokens; 2],
+}
+
+/// The directory that `dataset` means: a path that exists, or else a name under `data/`.
+pub fn resolve(dataset: &str) -> PathBuf {
+    let path = Path::new(dataset);
+    if path.exists() { path.into() } else { Path::new("data").join(path) }
+}
+
+impl Dataset {
+    /// Opens a data directory and checks the header and the length of every shard. The tokens themselves are
+    /// checked by [`Dataset::validate`], the checksums by [`Dataset::verify`].
+    ///
+    /// # Errors
+    /// If there is no dataset, its preparation was interrupted, or a file in it is not what it should be.
+    pub fn open(dir: &Path) -> Result<Dataset> {
+        if dir.is_file() {
+            return Err(Error::DatasetIsFile { path: dir.into() });
+        }
+        if !dir.is_dir() {
+            return Err(Error::NoSuchDataset { dir: dir.into() });
+        }
+        let manifest = Manifest::read(dir)?;
+        let (splits, tokenizer_size) = match &manifest {
+            Some(manifest) => (open_listed(dir, manifest)?, None),
+            None => (open_found(dir)?, tokenizer_beside(dir)?.map(|tokenizer| tokenizer.vocab_size())),
+        };
+        Ok(Dataset { dir: dir.into(), manifest, tokenizer_size, splits })
+    }
+
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What `dataset.json` says; `None` for the layouts that have none.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// The tokens of a split; empty if the directory has no shards of it.
+    pub fn split(&self, split: Split) -> &Tokens {
+        &self.splits[split as usize]
+    }
+
+    /// Number of different tokens, where the directory says so.
+    pub fn vocab_size(&self) -> Option<usize> {
+        self.manifest.as_ref().map(|manifest| manifest.vocab_size).or(self.tokenizer_size)
+    }
+
+    /// The tokenizer that made the tokens: the one that `dataset.json` names, or else the one whose files stand
+    /// beside the shards, or else none.
+    ///
+    /// # Errors
+    /// If its files are missing or damaged, or are not those of the tokenizer that `dataset.json` names.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let Some(manifest) = &self.manifest else { return tokenizer_beside(&self.dir) };
+        let named = &manifest.tokenizer;
+        let tokenizer =
+            if named.name == "gpt2" { Some(Tokenizer::gpt2()) } else { tokenizer_beside(&self.dir)? };
+        let found = match &tokenizer {
+            None => "its files are missing".to_string(),
+            Some(found) if found.hash() != named.hash || found.vocab_size() != manifest.vocab_size => {
+                format!("{} ({}, {} tokens) was found", found.name(), found.hash(), found.vocab_size())
+            }
+            Some(_) => return Ok(tokenizer),
+        };
+        let expected = format!("{} ({}, {} tokens)", named.name, named.hash, manifest.vocab_size);
+        Err(Error::TokenizerMismatch { dir: self.dir.clone(), expected, found })
+    }
+
+    /// Bytes of text per token of a split, where they are known: what turns nats per token into bits per byte.
+    pub fn bytes_per_token(&self, split: Split) -> Option<f64> {
+        let info = self.info(split).filter(|info| info.tokens > 0 && info.bytes > 0)?;
+        Some(info.bytes as f64 / info.tokens as f64)
+    }
+
+    /// Reads every token and checks that it is smaller than `vocab_size`.
+    ///
+    /// # Errors
+    /// [`Error::TokenOutOfVocab`] with the first token that is not.
+    pub fn validate(&self, vocab_size: usize) -> Result<()> {
+        self.splits.iter().try_for_each(|tokens| tokens.validate(vocab_size))
+    }
+
+    /// Reads every shard and checks its SHA-256 against `dataset.json`. Layouts without one have nothing to check.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`] with the first shard that differs.
+    pub fn verify(&self) -> Result<()> {
+        for split in Split::BOTH {
+            let Some(info) = self.info(split) else { return Ok(()) };
+            for (shard, info) in self.split(split).shards().iter().zip(&info.shards) {
+                let found = shard.sha256();
+                if found != info.sha256 {
+                    let (path, expected) = (shard.path().into(), info.sha256.clone());
+                    return Err(Error::Checksum { path, expected, found });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// 16 hexadecimal digits that tell this data from other data, wherever it stands: over the recorded checksums,
+    /// the number of tokens, and samples of every shard's content. It reads a few megabytes at most, so a change of
+    /// a few tokens in a large shard without checksums may escape it.
+    pub fn hash(&self) -> String {
+        let mut hasher = Sha256::new();
+        for split in Split::BOTH {
+            hasher.update(split.name());
+            self.split(split).fingerprint(&mut hasher);
+            let shards = self.info(split).into_iter().flat_map(|info| &info.shards);
+            shards.for_each(|shard| hasher.update(&shard.sha256));
+        }
+        hex(&hasher.finalize()[..8])
+    }
+
+    fn info(&self, split: Split) -> Option<&SplitInfo> {
+        self.manifest.as_ref().map(|manifest| match split {
+            Split::Train => &manifest.train,
+            Split::Val => &manifest.val,
+        })
+    }
+}
+
+fn tokenizer_beside(dir: &Path) -> Result<Option<Tokenizer>> {
+    Ok(Tokenizer::from_files(|name| fs::read(dir.join(name)).ok())?)
+}
+
+fn stream(dir: &Path, split: Split, shards: Vec<Shard>) -> Tokens {
+    Tokens::new(&format!("{} ({})", dir.display(), split.name()), shards)
+}
+
+/// The shards that `dataset.json` lists.
+fn open_listed(dir: &Path, manifest: &Manifest) -> Result<[Tokens; 2]> {
+    let open = |split: Split, info: &SplitInfo| -> Result<Tokens> {
+        let mut shards = Vec::with_capacity(info.shards.len());
+        for info in &info.shards {
+            let shard = Shard::open(&dir.join(&info.file))?;
+            if shard.len() != info.tokens {
+                let problem =
+                    format!("{} holds {} tokens, {} are listed", info.file, shard.len(), info.tokens);
+                return Err(Error::Manifest { path: dir.join(manifest::FILE_NAME), problem });
+            }
+            shards.push(shard);
+        }
+        Ok(stream(dir, split, shards))
+    };
+    Ok([open(Split::Train, &manifest.train)?, open(Split::Val, &manifest.val)?])
+}
+
+/// The shards that stand in a directory without `dataset.json`.
+fn open_found(dir: &Path) -> Result<[Tokens; 2]> {
+    if dir.join(STAGING).exists() {
+        return Err(Error::Incomplete { dir: dir.into() });
+    }
+    let paths = found_shards(dir)?;
+    if paths.iter().all(Vec::is_empty) {
+        return Err(Error::NoShards { dir: dir.into() });
+    }
+    let open = |split: Split| -> Result<Tokens> {
+        let shards = paths[split as usize].iter().map(|path| Shard::open(path)).collect::<Result<_>>()?;
+        Ok(stream(dir, split, shards))
+    };
+    Ok([open(Split::Train)?, open(Split::Val)?])
+}
+
+/// Paths of the train and val shards in `dir`, each in the order of their names.
+pub(crate) fn found_shards(dir: &Path) -> Result<[Vec<PathBuf>; 2]> {
+    let ambiguous = |problem| Err(Error::Ambiguous { dir: dir.into(), problem });
+    let mut names = fs::read_dir(dir)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<Vec<String>>>()?;
+    names.sort();
+    let mut paths = [Vec::new(), Vec::new()];
+    let mut extension = None;
+    for name in names {
+        let Some((stem, found)) = name.rsplit_once('.') else { continue };
+        let held = Split::BOTH.map(|split| stem.contains(split.name()));
+        if name.starts_with('.') || !["bin", "npy"].contains(&found) || held == [false, false] {
+            continue;
+        }
+        if held == [true, true] {
+            return ambiguous(format!("`{name}` says both train and val"));
+        }
+        if *extension.get_or_insert_with(|| found.to_string()) != found {
+            return ambiguous("it holds both .bin and .npy shards".into());
+        }
+        paths[usize::from(held[1])].push(dir.join(name));
+    }
+    Ok(paths)
+}

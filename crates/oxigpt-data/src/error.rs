@@ -1,0 +1,309 @@
+//! Everything that can go wrong with data on disk or text to be prepared, with what was found, what was expected,
+//! and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use oxigpt_text::Error as TextError;
+
+/// What the functions of this crate return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error about a shard, a dataset, a batch or a text to prepare.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused; the message names the path.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A tokenizer could not be built, or not encode the text.
+    #[error(transparent)]
+    Text(#[from] TextError),
+
+    /// A file is neither of the three shard layouts.
+    #[error("{path} is not a token shard: it starts with neither an llm.c header nor a NumPy one")]
+    UnknownShard {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The magic number is known, the version is not.
+    #[error("{path} has shard version {found}, expected {expected}")]
+    ShardVersion {
+        /// The file.
+        path: PathBuf,
+        /// The version in its header.
+        found: i32,
+        /// The version that goes with its magic number.
+        expected: i32,
+    },
+    /// The file is shorter or longer than its header says.
+    #[error("{path} is {found} bytes long, but its header promises {expected}")]
+    ShardLength {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that the header promises, itself included.
+        expected: u64,
+        /// Bytes that are there.
+        found: u64,
+    },
+    /// A headerless file of 2-byte tokens has an odd number of bytes.
+    #[error("{path} holds 2-byte tokens, but its length of {bytes} bytes is odd")]
+    OddLength {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+    },
+    /// There is no token in the file.
+    #[error("{path} holds no tokens")]
+    EmptyShard {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The NumPy header cannot be used.
+    #[error("{path} is not a usable NumPy shard: {problem}")]
+    Npy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its header.
+        problem: String,
+    },
+    /// A token does not exist in the vocabulary.
+    #[error("{path}: token {token} at position {position} is not in the vocabulary of {vocab_size}")]
+    TokenOutOfVocab {
+        /// The shard.
+        path: PathBuf,
+        /// Index of the first such token in the shard.
+        position: u64,
+        /// The token.
+        token: u32,
+        /// The number of tokens that there are.
+        vocab_size: usize,
+    },
+    /// The content is not what was written.
+    #[error("{path} is damaged: its SHA-256 is {found}, but dataset.json says {expected}")]
+    Checksum {
+        /// The shard.
+        path: PathBuf,
+        /// The recorded checksum.
+        expected: String,
+        /// The checksum of what is there.
+        found: String,
+    },
+
+    /// There is no such directory.
+    #[error("there is no dataset at {dir}")]
+    NoSuchDataset {
+        /// The directory that was asked for.
+        dir: PathBuf,
+    },
+    /// A file stands where a data directory was expected.
+    #[error("{path} is a file, but a dataset is a directory")]
+    DatasetIsFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The directory holds nothing that looks like token shards.
+    #[error("{dir} holds no dataset: neither dataset.json nor train/val shards (.bin or .npy)")]
+    NoShards {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A preparation died half-way.
+    #[error("{dir} holds a dataset whose preparation was interrupted")]
+    Incomplete {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The names in the directory do not say which shard belongs where.
+    #[error("{dir} is ambiguous: {problem}")]
+    Ambiguous {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// `dataset.json` cannot be used.
+    #[error("{path}: {problem}")]
+    Manifest {
+        /// The `dataset.json`.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The tokenizer beside the shards is not the one that made them.
+    #[error("{dir}: the tokens were made with tokenizer {expected}, but {found}")]
+    TokenizerMismatch {
+        /// The data directory.
+        dir: PathBuf,
+        /// Name and hash in `dataset.json`.
+        expected: String,
+        /// What was found instead.
+        found: String,
+    },
+
+    /// The corpus does not hold a single window.
+    #[error(
+        "{corpus} is too short: it holds {found} tokens, and one window of block_size {block_size} needs {needed}"
+    )]
+    TooShort {
+        /// Which tokens: directory and split.
+        corpus: String,
+        /// Tokens in it.
+        found: u64,
+        /// Tokens that are needed, `block_size + 1`.
+        needed: u64,
+        /// The length of a window.
+        block_size: usize,
+    },
+    /// A window of no tokens was asked for.
+    #[error("block_size must be at least 1")]
+    ZeroBlock,
+    /// The evaluation is limited to less than one window.
+    #[error("an evaluation of {max_tokens} tokens does not hold one window of block_size {block_size}")]
+    EvalTooShort {
+        /// The limit.
+        max_tokens: u64,
+        /// The length of a window.
+        block_size: usize,
+    },
+    /// `data_order` is none of the three.
+    #[error("unknown data_order `{found}`")]
+    UnknownOrder {
+        /// What was given.
+        found: String,
+    },
+    /// The tokenizer's name is none of those that `prepare` knows.
+    #[error("unknown tokenizer `{found}`")]
+    UnknownTokenizer {
+        /// What was given.
+        found: String,
+    },
+
+    /// No text was given.
+    #[error("no input file was given")]
+    NoInput,
+    /// There is no such text.
+    #[error("there is no file {path}")]
+    MissingInput {
+        /// The input.
+        path: PathBuf,
+    },
+    /// A directory was given where a text is needed.
+    #[error("{path} is a directory, not a text file")]
+    InputIsDirectory {
+        /// The input.
+        path: PathBuf,
+    },
+    /// A text holds nothing.
+    #[error("{path} is empty")]
+    EmptyInput {
+        /// The input.
+        path: PathBuf,
+    },
+    /// A text is not UTF-8.
+    #[error("{path} is not UTF-8 text: byte {offset} (0x{byte:02x}) does not belong there")]
+    NotUtf8 {
+        /// The input.
+        path: PathBuf,
+        /// Offset of the first byte that does not belong.
+        offset: usize,
+        /// That byte.
+        byte: u8,
+    },
+    /// The output directory holds a dataset already.
+    #[error("{dir} already holds a dataset ({found})")]
+    OutputExists {
+        /// The output directory.
+        dir: PathBuf,
+        /// The file that shows it.
+        found: String,
+    },
+    /// The output directory's name is taken by a file.
+    #[error("{path} is a file; a dataset needs a directory")]
+    OutputIsFile {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The validation part is no fraction.
+    #[error("val_fraction is {value}, but must lie between 0 and 1, both excluded")]
+    ValFraction {
+        /// What was given.
+        value: f64,
+    },
+    /// One of the two parts is empty.
+    #[error("val_fraction {value} of {chars} characters leaves the {split} split empty")]
+    EmptySplit {
+        /// The fraction.
+        value: f64,
+        /// Characters in all inputs.
+        chars: usize,
+        /// `train` or `val`.
+        split: &'static str,
+    },
+}
+
+impl Error {
+    /// One sentence that says what to do about it.
+    pub fn hint(&self) -> Option<String> {
+        use Error as E;
+        let hint = match self {
+            E::Io(error) => return io_hint(error),
+            E::Text(error) => return error.hint(),
+            E::UnknownShard { .. } => {
+                "headerless token files must be named train.bin or val.bin; for text, run `oxigpt prepare text`"
+            }
+            E::ShardVersion { .. } => "write the shard again with a tool of this version's layout",
+            E::ShardLength { .. } | E::OddLength { .. } | E::EmptyShard { .. } | E::Checksum { .. } => {
+                "the file was cut off or damaged; copy or prepare it again"
+            }
+            E::Npy { .. } => "save a flat array: `np.save(path, np.array(tokens, dtype=np.uint16))`",
+            E::TokenOutOfVocab { .. } => {
+                "the shards were made with another tokenizer; set vocab_size to match it, or prepare the text again"
+            }
+            E::NoSuchDataset { .. } => {
+                "give the path of a data directory, or its name under data/; `oxigpt prepare` makes one"
+            }
+            E::DatasetIsFile { .. } => "give the directory that holds the shards",
+            E::NoShards { .. } => "`oxigpt prepare text --input FILE --out DIR` makes a dataset from text",
+            E::Incomplete { .. } => "run the same `oxigpt prepare` command again",
+            E::Ambiguous { .. } => {
+                "keep one kind of shard per directory, each with either `train` or `val` in its name"
+            }
+            E::Manifest { .. } => "prepare the dataset again with `oxigpt prepare`",
+            E::TokenizerMismatch { .. } => {
+                "put the tokenizer files that the dataset was made with back, or prepare it again"
+            }
+            E::TooShort { .. } => "use more text, or a smaller block_size",
+            E::ZeroBlock => "set block_size to the number of tokens that the model shall see at once",
+            E::EvalTooShort { .. } => "raise the number of tokens to evaluate, or lower block_size",
+            E::UnknownOrder { .. } => "use one of: shuffled, sequential, random",
+            E::UnknownTokenizer { .. } => "use one of: gpt2, char",
+            E::NoInput => "name one or more text files with --input",
+            E::MissingInput { .. } => "check the path",
+            E::InputIsDirectory { .. } => "name the text files themselves, e.g. --input DIR/*.txt",
+            E::EmptyInput { .. } => "leave it out, or check that it was saved",
+            E::NotUtf8 { .. } => {
+                "convert it first, e.g. `iconv -f LATIN1 -t UTF-8 FILE > FILE.utf8`, or check that it is text at all"
+            }
+            E::OutputExists { .. } => "choose another directory, or replace the dataset with --force",
+            E::OutputIsFile { .. } => "choose another output directory",
+            E::ValFraction { .. } => "use 0.1 to keep a tenth for validation",
+            E::EmptySplit { .. } => "use more text, or another val_fraction",
+        };
+        Some(hint.to_string())
+    }
+}
+
+fn io_hint(error: &io::Error) -> Option<String> {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some disk space or choose another disk; nothing half-written will be taken for whole"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "check the permissions of the file and of its directory"
+        }
+        io::ErrorKind::NotFound => "check the path",
+        _ => return None,
+    };
+    Some(hint.to_string())
+}
