@@ -1,1 +1,31 @@
-//! Placeholder while the crates are being laid out.
+//! The GPT: its configuration, parameters, initial weights, the plans of its training step, evaluation and
+//! cached decoding, and its weights on disk.
+//!
+//! The model itself is one function, [`forward`]. Everything else here prepares what it needs or uses what it
+//! gives. This crate names no device (a plan runs on any backend of `oxigpt-compute`) and knows nothing of
+//! training runs.
+
+pub mod checkpoint;
+mod config;
+mod decoder;
+mod error;
+mod gpt;
+mod init;
+mod plans;
+mod sampling;
+mod tensor_file;
+mod tensors;
+mod weights;
+
+pub use checkpoint::{load_pretrained, save_pretrained};
+pub use config::{ModelConfig, ParameterCount};
+pub use decoder::{Decoder, SampleOptions, generate};
+pub use error::Error;
+pub use gpt::{Site, dropout_at, forward};
+pub use init::Initial;
+pub use oxigpt_compute::{AdamWConfig, AttentionKind, Gelu};
+pub use plans::{Evaluate, TrainPhases, TrainPlan, TrainShape, decode_plan, eval_plan};
+pub use sampling::sample;
+pub use tensor_file::{MappedTensors, map_tensors, write_tensors};
+pub use tensors::{NamedTensor, NamedTensors, SessionTensors, TensorSource, TensorTable, TensorTableEntry};
+pub use weights::{BlockWeights, Weights, parameter_shapes};

@@ -1,0 +1,232 @@
+//! The plans a model runs by: training (with evaluation and decoding on the same weights), evaluation alone,
+//! decoding alone.
+//!
+//! Each function gives the plan, for a session, and handles into it. The phases of one plan share its weights, so
+//! that evaluating and sampling during training need no copy.
+
+use std::collections::HashMap;
+
+use oxigpt_compute::{AdamWConfig, Builder, Data, Op, PhaseId, Plan, Session, TensorId};
+
+use crate::{Decoder, Error, ModelConfig, Site, TensorTable, Weights, dropout_at, forward};
+
+/// What a training plan is built for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainShape {
+    /// Rows of a micro-batch.
+    pub batch_size: usize,
+    /// Tokens of a row, at most the model's.
+    pub block_size: usize,
+    /// Targets of a whole step: gradients are those of the mean loss over so many.
+    pub targets_per_step: usize,
+    /// Constants of the update.
+    pub optimizer: AdamWConfig,
+    /// Rows of an evaluation pass.
+    pub eval_batch_size: usize,
+    /// Whether to be able to generate.
+    pub decode: bool,
+}
+
+/// Handles into a training plan.
+///
+/// A step: for each micro-batch, upload tokens, targets and [`TrainPlan::set_rng`], run `first` (for the first
+/// micro-batch) or `more` (for the others), read the losses; then run `norm`; then [`TrainPlan::set_schedule`]
+/// and run `update`.
+#[derive(Clone, Debug)]
+pub struct TrainPlan {
+    /// What it was built for.
+    pub shape: TrainShape,
+    /// Weights.
+    pub parameters: TensorTable,
+    /// Gradients by the names of their weights.
+    pub gradients: TensorTable,
+    /// Moments, as `m.NAME` and `v.NAME`.
+    pub moments: TensorTable,
+    /// `[batch_size, block_size]` U32.
+    pub tokens: TensorId,
+    /// `[batch_size, block_size]` U32.
+    pub targets: TensorId,
+    /// Counters of dropout, see [`TrainPlan::set_rng`].
+    pub rng: TensorId,
+    /// Learning rate and bias corrections, see [`TrainPlan::set_schedule`].
+    pub schedule: TensorId,
+    /// `[batch_size * block_size]`: loss of each target of the micro-batch, in nats.
+    pub losses: TensorId,
+    /// `[1]`: global norm of the gradients before clipping.
+    pub norm: TensorId,
+    /// The phases of a step.
+    pub phases: TrainPhases,
+    /// Evaluation with the same weights, without dropout.
+    pub evaluate: Evaluate,
+    /// Generation with the same weights.
+    pub decoder: Option<Decoder>,
+}
+
+/// The phases of a training step.
+#[derive(Clone, Copy, Debug)]
+pub struct TrainPhases {
+    /// Forward and backward; gradients are overwritten.
+    pub first: PhaseId,
+    /// Forward and backward; gradients are added to.
+    pub more: PhaseId,
+    /// Norm of the gradients.
+    pub norm: PhaseId,
+    /// Clipping and AdamW.
+    pub update: PhaseId,
+}
+
+/// Handles of an evaluation pass: upload tokens and targets, run the phase, read the losses.
+#[derive(Clone, Copy, Debug)]
+pub struct Evaluate {
+    /// Rows.
+    pub batch_size: usize,
+    /// Tokens of a row.
+    pub block_size: usize,
+    /// `[batch_size, block_size]` U32.
+    pub tokens: TensorId,
+    /// `[batch_size, block_size]` U32.
+    pub targets: TensorId,
+    /// `[batch_size * block_size]`: loss of each target in nats.
+    pub losses: TensorId,
+    /// What to run.
+    pub phase: PhaseId,
+}
+
+impl TrainPlan {
+    /// Builds the plan of a training step.
+    pub fn build(config: &ModelConfig, shape: &TrainShape) -> Result<(Plan, TrainPlan), Error> {
+        config.validate_batch("batch_size", shape.batch_size, shape.block_size)?;
+        config.validate_batch("eval_batch_size", shape.eval_batch_size, shape.block_size)?;
+        if shape.targets_per_step == 0 {
+            return Err(Error::Zero { key: "total_batch_size" });
+        }
+        let b = &mut Builder::new();
+        let weights = Weights::declare(b, config);
+        let batch = [shape.batch_size, shape.block_size];
+        let rng = b.counters("rng", &[4]);
+
+        let first = b.begin("train");
+        let (tokens, targets, losses) = loss(b, config, &weights, batch, Some(rng));
+        b.backward(losses, 1.0 / shape.targets_per_step as f64);
+        let more = b.accumulating(first, "train_more");
+        let norm_phase = b.begin("norm");
+        let norm = b.grad_norm();
+        let update = b.begin("update");
+        let schedule = b.input("schedule", &[3]);
+        b.adamw(norm, schedule, shape.optimizer);
+
+        let evaluate = Evaluate::declare(b, config, &weights, shape.eval_batch_size, shape.block_size);
+        let decoder = shape.decode.then(|| Decoder::declare(b, config, &weights));
+        let plan = std::mem::take(b).finish();
+        let (gradients, moments) = optimizer_tables(&plan, update, &weights.table);
+        let phases = TrainPhases { first, more, norm: norm_phase, update };
+        let (parameters, shape) = (weights.table, *shape);
+        let handles = TrainPlan {
+            shape,
+            parameters,
+            gradients,
+            moments,
+            tokens,
+            targets,
+            rng,
+            schedule,
+            losses,
+            norm,
+            phases,
+            evaluate,
+            decoder,
+        };
+        Ok((plan, handles))
+    }
+
+    /// Sets what dropout depends on: a seed, the step, and the first row of the coming micro-batch within the
+    /// step's whole batch.
+    pub fn set_rng(&self, session: &mut Session, seed: u64, step: u32, first_row: u32) -> Result<(), Error> {
+        let counters = [seed as u32, (seed >> 32) as u32, step, first_row];
+        Ok(session.upload(self.rng, Data::U32(&counters))?)
+    }
+
+    /// Sets the learning rate of the coming update, and with `step`, counted from 0, the bias corrections
+    /// (Kingma and Ba 2015, algorithm 1).
+    pub fn set_schedule(&self, session: &mut Session, learning_rate: f64, step: u64) -> Result<(), Error> {
+        let AdamWConfig { beta1, beta2, .. } = self.shape.optimizer;
+        let correction = |beta: f64| 1.0 - beta.powf((step + 1) as f64);
+        let schedule = [learning_rate, correction(beta1), correction(beta2)];
+        Ok(session.upload(self.schedule, Data::F64(&schedule))?)
+    }
+}
+
+impl Evaluate {
+    fn declare(
+        b: &mut Builder,
+        config: &ModelConfig,
+        weights: &Weights,
+        batch_size: usize,
+        block_size: usize,
+    ) -> Self {
+        let phase = b.begin("evaluate");
+        let (tokens, targets, losses) = loss(b, config, weights, [batch_size, block_size], None);
+        Evaluate { batch_size, block_size, tokens, targets, losses, phase }
+    }
+}
+
+/// Builds a plan that evaluates, and nothing else.
+pub fn eval_plan(
+    config: &ModelConfig,
+    batch_size: usize,
+    block_size: usize,
+) -> Result<(Plan, TensorTable, Evaluate), Error> {
+    config.validate_batch("batch_size", batch_size, block_size)?;
+    let mut b = Builder::new();
+    let weights = Weights::declare(&mut b, config);
+    let evaluate = Evaluate::declare(&mut b, config, &weights, batch_size, block_size);
+    Ok((b.finish(), weights.table, evaluate))
+}
+
+/// Builds a plan that generates, and nothing else.
+pub fn decode_plan(config: &ModelConfig) -> Result<(Plan, TensorTable, Decoder), Error> {
+    config.validate()?;
+    let mut b = Builder::new();
+    let weights = Weights::declare(&mut b, config);
+    let decoder = Decoder::declare(&mut b, config, &weights);
+    Ok((b.finish(), weights.table, decoder))
+}
+
+/// Inputs and losses of a pass over whole rows; with `rng`, dropout applies.
+fn loss(
+    b: &mut Builder,
+    config: &ModelConfig,
+    weights: &Weights,
+    batch: [usize; 2],
+    rng: Option<TensorId>,
+) -> (TensorId, TensorId, TensorId) {
+    let limit = config.vocab_size as u32;
+    let tokens_bt = b.input_u32("tokens", &batch, limit);
+    let targets_bt = b.input_u32("targets", &batch, limit);
+    let x_btc = forward(b, config, weights, tokens_bt, None, rng, |b, layer, qkv_bt3c| {
+        let dropout = dropout_at(Site::AttentionWeights(layer), config, rng);
+        b.attention(qkv_bt3c, config.n_head, config.attention, dropout)
+    });
+    let losses = b.classifier(x_btc, weights.wte, targets_bt, config.vocab_size);
+    (tokens_bt, targets_bt, losses)
+}
+
+/// Names the gradients and moments that the update works on.
+fn optimizer_tables(plan: &Plan, update: PhaseId, parameters: &TensorTable) -> (TensorTable, TensorTable) {
+    let slots: HashMap<TensorId, _> = plan
+        .phase(update)
+        .ops
+        .iter()
+        .filter_map(|op| if let Op::AdamW { slots, .. } = op { Some(slots) } else { None })
+        .flatten()
+        .map(|slot| (slot.parameter, slot))
+        .collect();
+    let (mut gradients, mut moments) = (TensorTable::default(), TensorTable::default());
+    for entry in parameters.entries() {
+        let slot = slots[&entry.id];
+        gradients.push(&entry.name, &entry.shape, slot.gradient);
+        moments.push(&format!("m.{}", entry.name), &entry.shape, slot.m);
+        moments.push(&format!("v.{}", entry.name), &entry.shape, slot.v);
+    }
+    (gradients, moments)
+}

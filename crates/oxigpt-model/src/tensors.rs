@@ -1,0 +1,168 @@
+//! Named tensors, wherever they are: in a session, in a mapped file, in memory, or not yet made.
+//!
+//! A [`TensorSource`] gives them one at a time, so that a model is never held twice on its way between a file and
+//! a session. A [`TensorTable`] names tensors of a plan and moves them. Outside a plan, tensors have the shapes
+//! of their files: the word embedding and whatever is shaped like it have no padding.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use oxigpt_compute::{Data, Session, TensorId};
+
+use crate::Error;
+use crate::weights::WPE;
+
+/// A shape and its elements in row-major order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedTensor {
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Elements.
+    pub data: Vec<f32>,
+}
+
+/// Tensors in memory, by name.
+pub type NamedTensors = BTreeMap<String, NamedTensor>;
+
+/// Somewhere that named float32 tensors come from.
+pub trait TensorSource {
+    /// Where that is, for messages.
+    fn origin(&self) -> String;
+
+    /// Names and shapes.
+    fn shapes(&self) -> Vec<(String, Vec<usize>)>;
+
+    /// Elements of one of them.
+    fn read(&self, name: &str) -> Result<Cow<'_, [f32]>, Error>;
+
+    /// All of them, in memory.
+    fn collect(&self) -> Result<NamedTensors, Error> {
+        let read = |(name, shape): (String, Vec<usize>)| {
+            let data = self.read(&name)?.into_owned();
+            Ok((name, NamedTensor { shape, data }))
+        };
+        self.shapes().into_iter().map(read).collect()
+    }
+}
+
+impl TensorSource for NamedTensors {
+    fn origin(&self) -> String {
+        "weights in memory".into()
+    }
+
+    fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.iter().map(|(name, tensor)| (name.clone(), tensor.shape.clone())).collect()
+    }
+
+    fn read(&self, name: &str) -> Result<Cow<'_, [f32]>, Error> {
+        self.get(name).map(|tensor| tensor.data.as_slice().into()).ok_or_else(|| missing(self, name))
+    }
+}
+
+/// Checks that a source has exactly the tensors of `expected`, in any order. Only `wpe.weight` may have
+/// more rows than that, which belong to positions that the model has given up.
+pub(crate) fn check(
+    source: &(impl TensorSource + ?Sized),
+    expected: &[(String, Vec<usize>)],
+) -> Result<(), Error> {
+    let mut found: BTreeMap<_, _> = source.shapes().into_iter().collect();
+    for (name, shape) in expected {
+        let found = found.remove(name).ok_or_else(|| missing(source, name))?;
+        let cropped = name.ends_with(WPE)
+            && found.len() == shape.len()
+            && found[0] > shape[0]
+            && found[1..] == shape[1..];
+        if found != *shape && !cropped {
+            let (origin, name) = (source.origin(), name.clone());
+            return Err(Error::TensorShape { origin, name, expected: shape.clone(), found });
+        }
+    }
+    match found.into_keys().next() {
+        Some(name) => Err(Error::SurplusTensor { origin: source.origin(), name }),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn missing(source: &(impl TensorSource + ?Sized), name: &str) -> Error {
+    Error::MissingTensor { origin: source.origin(), name: name.into() }
+}
+
+/// One row of a [`TensorTable`].
+#[derive(Clone, Debug)]
+pub struct TensorTableEntry {
+    /// Name in files.
+    pub name: String,
+    /// Shape in files; the tensor of the plan may have more rows, which are zero.
+    pub shape: Vec<usize>,
+    /// The tensor of the plan.
+    pub id: TensorId,
+}
+
+/// Tensors of a plan by the names they have in files: a model's weights, or their gradients or moments.
+#[derive(Clone, Debug, Default)]
+pub struct TensorTable {
+    entries: Vec<TensorTableEntry>,
+}
+
+impl TensorTable {
+    pub(crate) fn push(&mut self, name: &str, shape: &[usize], id: TensorId) {
+        self.entries.push(TensorTableEntry { name: name.into(), shape: shape.into(), id });
+    }
+
+    /// The rows, in the order of their declaration.
+    pub fn entries(&self) -> &[TensorTableEntry] {
+        &self.entries
+    }
+
+    /// The tensor of a name.
+    pub fn id(&self, name: &str) -> Option<TensorId> {
+        self.entries.iter().find(|entry| entry.name == name).map(|entry| entry.id)
+    }
+
+    /// Writes every tensor of a source into a session. Nothing is written unless the source has exactly the
+    /// tensors of this table (`wpe.weight` may have more rows: the surplus is left out).
+    pub fn upload(&self, session: &mut Session, source: &(impl TensorSource + ?Sized)) -> Result<(), Error> {
+        let expected: Vec<_> = self.entries.iter().map(|e| (e.name.clone(), e.shape.clone())).collect();
+        check(source, &expected)?;
+        for TensorTableEntry { name, id, .. } in &self.entries {
+            let mut data = source.read(name)?;
+            let len = session.plan().tensor(*id).len();
+            if data.len() < len {
+                data.to_mut().resize(len, 0.0);
+            }
+            session.upload(*id, Data::F32(&data[..len]))?;
+        }
+        Ok(())
+    }
+
+    /// These tensors of a session as a source, read when they are asked for.
+    pub fn of<'a>(&'a self, session: &'a Session) -> SessionTensors<'a> {
+        SessionTensors { table: self, session }
+    }
+}
+
+/// Tensors of a session.
+#[derive(Clone, Copy)]
+pub struct SessionTensors<'a> {
+    table: &'a TensorTable,
+    session: &'a Session,
+}
+
+impl TensorSource for SessionTensors<'_> {
+    fn origin(&self) -> String {
+        "weights of the session".into()
+    }
+
+    fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.table.entries.iter().map(|entry| (entry.name.clone(), entry.shape.clone())).collect()
+    }
+
+    fn read(&self, name: &str) -> Result<Cow<'_, [f32]>, Error> {
+        let entry = self.table.entries.iter().find(|entry| entry.name == name);
+        let entry = entry.ok_or_else(|| missing(self, name))?;
+        let mut data = vec![0.0; self.session.plan().tensor(entry.id).len()];
+        self.session.download(entry.id, &mut data)?;
+        data.truncate(entry.shape.iter().product());
+        Ok(data.into())
+    }
+}

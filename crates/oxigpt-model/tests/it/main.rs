@@ -1,0 +1,11 @@
+//! The model on every backend: golden values, decoding, files, variants.
+
+// Allowed in tests, and their helpers are no less so.
+#![allow(clippy::unwrap_used)]
+
+mod decoding;
+mod files;
+mod golden;
+mod support;
+mod training;
+mod variants;

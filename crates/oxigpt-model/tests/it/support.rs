@@ -1,0 +1,195 @@
+//! What the tests share: backends with their tolerances, fixtures, and a plan that gives all logits.
+
+use std::path::PathBuf;
+
+use oxigpt_compute::cpu::{Cpu, CpuOptions};
+use oxigpt_compute::reference::Reference;
+use oxigpt_compute::{Backend, Builder, Data, PhaseId, Plan, Session, TensorId};
+use oxigpt_model::{
+    AdamWConfig, AttentionKind, Gelu, MappedTensors, ModelConfig, NamedTensors, TensorSource, TensorTable,
+    Weights, forward, map_tensors,
+};
+use serde_json::Value;
+
+/// A backend, and how far it may be from float64 PyTorch.
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    pub(crate) backend: fn() -> Box<dyn Backend>,
+    /// Relative, of a mean loss.
+    pub(crate) loss: f64,
+    /// Relative L2, of a gradient tensor (the expected ones are rounded to float32).
+    pub(crate) gradient: f64,
+    /// Absolute, of a logit (the expected ones are rounded to float32).
+    pub(crate) logit: f64,
+    /// Relative, of a loss during training.
+    pub(crate) step_loss: f64,
+    /// Relative, of a gradient norm during training.
+    pub(crate) norm: f64,
+}
+
+pub(crate) const REFERENCE: Target = Target {
+    name: "reference",
+    backend: reference,
+    loss: 1e-9,
+    gradient: 1e-7,
+    logit: 1e-7,
+    step_loss: 1e-9,
+    norm: 1e-9,
+};
+
+pub(crate) const CPU: Target = Target {
+    name: "cpu",
+    backend: || {
+        let cpu = Cpu::new(CpuOptions { threads: 2, pin: false });
+        Box::new(cpu.expect("two threads start"))
+    },
+    loss: 1e-6,
+    gradient: 2e-5,
+    logit: 2e-6,
+    step_loss: 2e-6,
+    norm: 2e-5,
+};
+
+pub(crate) const TARGETS: [Target; 2] = [REFERENCE, CPU];
+
+pub(crate) fn reference() -> Box<dyn Backend> {
+    Box::new(Reference::new())
+}
+
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", name].iter().collect()
+}
+
+pub(crate) fn expected() -> Value {
+    serde_json::from_slice(&fs_err::read(fixture("expected.json")).unwrap()).unwrap()
+}
+
+/// A case of the golden values.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) config: ModelConfig,
+    pub(crate) tensors: MappedTensors,
+    pub(crate) expected: Value,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) targets: Vec<u32>,
+}
+
+impl Case {
+    pub(crate) const BATCH: usize = 3;
+
+    pub(crate) fn weights(&self) -> NamedTensors {
+        let all = self.tensors.collect().unwrap();
+        all.into_iter().filter(|(name, _)| !name.starts_with("expected.")).collect()
+    }
+}
+
+pub(crate) fn cases() -> [Case; 2] {
+    ["softmax.tanh.bias", "softmax.erf.nobias"].map(|name| {
+        let all = expected();
+        let rows: Vec<Vec<u32>> = serde_json::from_value(all["tokens"].clone()).unwrap();
+        let expected = all["cases"][name].clone();
+        let config = ModelConfig {
+            n_layer: 2,
+            n_head: 4,
+            n_embd: 32,
+            block_size: 24,
+            vocab_size: 160,
+            bias: expected["bias"].as_bool().unwrap(),
+            dropout: 0.0,
+            gelu: if expected["gelu"] == "tanh" { Gelu::Tanh } else { Gelu::Erf },
+            attention: AttentionKind::Softmax,
+        };
+        Case {
+            name,
+            config,
+            tensors: map_tensors(fixture(&format!("{name}.safetensors"))).unwrap(),
+            expected,
+            tokens: rows.iter().flat_map(|row| row[..24].to_vec()).collect(),
+            targets: rows.iter().flat_map(|row| row[1..].to_vec()).collect(),
+        }
+    })
+}
+
+pub(crate) const ADAMW: AdamWConfig =
+    AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: 1.0 };
+
+/// A small model with an awkward shape.
+pub(crate) fn small() -> ModelConfig {
+    ModelConfig {
+        n_layer: 2,
+        n_head: 3,
+        n_embd: 12,
+        block_size: 7,
+        vocab_size: 37,
+        bias: true,
+        dropout: 0.0,
+        gelu: Gelu::Tanh,
+        attention: AttentionKind::Softmax,
+    }
+}
+
+/// Handles of a plan that gives the logits of all positions, without a cache.
+pub(crate) struct AllLogits {
+    pub(crate) weights: TensorTable,
+    pub(crate) tokens: TensorId,
+    pub(crate) logits: TensorId,
+    pub(crate) phase: PhaseId,
+    config: ModelConfig,
+    rows: usize,
+}
+
+impl AllLogits {
+    pub(crate) fn build(config: &ModelConfig, batch: usize) -> (Plan, AllLogits) {
+        let mut b = Builder::new();
+        let weights = Weights::declare(&mut b, config);
+        let phase = b.begin("logits");
+        let tokens = b.input_u32("tokens", &[batch, config.block_size], config.vocab_size as u32);
+        let x_btc = forward(&mut b, config, &weights, tokens, None, None, |b, _, qkv_bt3c| {
+            b.attention(qkv_bt3c, config.n_head, config.attention, None)
+        });
+        let logits = b.unembed(x_btc, weights.wte);
+        b.mark_output(logits);
+        let rows = batch * config.block_size;
+        (
+            b.finish(),
+            AllLogits { weights: weights.table, tokens, logits, phase, config: config.clone(), rows },
+        )
+    }
+
+    /// Logits after each token, without padded words.
+    pub(crate) fn run(&self, session: &mut Session, tokens: &[u32]) -> Vec<Vec<f64>> {
+        let mut padded = tokens.to_vec();
+        padded.resize(self.rows, 0);
+        session.upload(self.tokens, Data::U32(&padded)).unwrap();
+        session.run(self.phase);
+        let logits = download(session, self.logits);
+        let rows = logits.chunks(self.config.padded_vocab_size());
+        rows.take(tokens.len()).map(|row| row[..self.config.vocab_size].to_vec()).collect()
+    }
+}
+
+pub(crate) fn download(session: &Session, id: TensorId) -> Vec<f64> {
+    let mut data = vec![0.0; session.plan().tensor(id).len()];
+    session.download_f64(id, &mut data).unwrap();
+    data
+}
+
+pub(crate) fn mean(data: &[f64]) -> f64 {
+    data.iter().sum::<f64>() / data.len() as f64
+}
+
+pub(crate) fn greedy(logits: &[f64]) -> u32 {
+    oxigpt_model::sample(logits, 0.0, None, 0.0).unwrap()
+}
+
+/// `|a - b| / |b|` in L2.
+pub(crate) fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
+}
+
+pub(crate) fn assert_close(what: &str, found: f64, expected: f64, tolerance: f64) {
+    let error = (found / expected - 1.0).abs();
+    assert!(error <= tolerance, "{what}: {found} instead of {expected}, off by {error:.1e}");
+}
