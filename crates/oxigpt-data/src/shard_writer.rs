@@ -14,10 +14,9 @@ use crate::shard::{HEADER_BYTES, TokenWidth, hex};
 const CHUNK: usize = 1 << 16;
 
 /// Writes `tokens` to `path` in llm.c's layout: into a temporary file in the same directory, synced, then renamed.
-/// A token that does not fit into `width` is cut to it: encode with the tokenizer that `width` was chosen for.
 ///
 /// # Errors
-/// If the file cannot be written; then `path` is as it was before.
+/// If a token does not fit into `width`, or the file cannot be written; then `path` is as it was before.
 pub fn write_shard(path: &Path, tokens: &[u32], width: TokenWidth) -> Result<ShardInfo> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let sha256 = write_atomically(path, |file| write_tokens(file, tokens, width))?;
@@ -59,8 +58,11 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
 
 /// Writes header and tokens; returns the SHA-256 of both.
 fn write_tokens(out: &mut impl Write, tokens: &[u32], width: TokenWidth) -> io::Result<String> {
-    let count = i32::try_from(tokens.len())
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a shard holds at most 2^31 - 1 tokens"))?;
+    let invalid = |problem: &str| io::Error::new(io::ErrorKind::InvalidInput, problem);
+    let count = i32::try_from(tokens.len()).map_err(|_| invalid("a shard holds at most 2^31 - 1 tokens"))?;
+    if width == TokenWidth::U16 && tokens.iter().max() > Some(&u32::from(u16::MAX)) {
+        return Err(invalid("a token does not fit into two bytes"));
+    }
     let (magic, version) = width.magic();
     let mut bytes = Vec::with_capacity(HEADER_BYTES + CHUNK * width.bytes());
     [magic, version, count].iter().for_each(|word| bytes.extend(word.to_le_bytes()));

@@ -78,12 +78,15 @@ fn named_shards_are_read_in_the_order_of_their_names() {
     for (extension, make) in [("npy", npy16 as fn(&[u16]) -> Vec<u8>), ("bin", llmc)] {
         let dir = tempdir().unwrap();
         let name = |stem: &str| format!("edufineweb_{stem}.{extension}");
-        for (stem, tokens) in [("train_000010", [5, 6]), ("train_000002", [3, 4]), ("val_000000", [1, 2])] {
-            put(dir.path(), &[(&name(stem), make(&tokens))]);
+        // Not in the order in which a directory is likely to list them.
+        for i in (0..30u16).map(|i| i * 7 % 30) {
+            put(dir.path(), &[(&name(&format!("train_{i:06}")), make(&[i, 100 + i]))]);
         }
+        put(dir.path(), &[(&name("val_000000"), make(&[1, 2]))]);
         put(dir.path(), &[("README.md", b"train and val".to_vec()), (".train.bin.tmp", vec![1])]);
         let dataset = Dataset::open(dir.path()).unwrap();
-        assert_eq!(tokens(&dataset, Split::Train), [3, 4, 5, 6]);
+        let expected: Vec<u32> = (0..30).flat_map(|i| [i, 100 + i]).collect();
+        assert_eq!(tokens(&dataset, Split::Train), expected);
         assert_eq!(tokens(&dataset, Split::Val), [1, 2]);
     }
 }

@@ -65,6 +65,8 @@ fn what_is_written_is_llm_c_s_layout_and_is_read_back() {
     write_shard(&path, &[5, 100_000], TokenWidth::U32).unwrap();
     assert_eq!(fs::read(&path).unwrap(), llmc_wide(&[5, 100_000]));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_error(write_shard(&path, &[1, 65_536], TokenWidth::U16), "does not fit into two bytes", "");
+    assert_eq!(fs::read(&path).unwrap(), llmc_wide(&[5, 100_000]));
     assert_eq!(all(&shard), [5, 6, 50_256], "who has the old file open still sees the old file");
 }
 
