@@ -18,6 +18,21 @@ pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
+/// Four random words for (`seed`, `index`) within `stream`. Uses of one seed that must not be correlated take
+/// different streams.
+#[inline]
+pub fn draw(seed: u64, stream: u64, index: u64) -> [u32; 4] {
+    let halves = |word: u64| [word as u32, (word >> 32) as u32];
+    let ([i0, i1], [s0, s1]) = (halves(index), halves(stream));
+    philox4x32([i0, i1, s0, s1], halves(seed))
+}
+
+/// Maps 64 random bits to `0..bound` by a multiplication; the bias is at most `bound / 2^64`.
+pub fn below(words: [u32; 2], bound: u64) -> u64 {
+    let bits = u64::from(words[0]) | u64::from(words[1]) << 32;
+    ((u128::from(bits) * u128::from(bound)) >> 64) as u64
+}
+
 /// A uniform number in `[0, 1)` from the upper 53 of 64 bits.
 #[inline]
 pub fn uniform(high: u32, low: u32) -> f64 {
@@ -25,10 +40,10 @@ pub fn uniform(high: u32, low: u32) -> f64 {
     bits as f64 / (1u64 << 53) as f64
 }
 
-/// A stream of numbers: key and a position that can be set.
+/// A stream of numbers, drawn one after another.
 #[derive(Clone, Debug)]
 pub struct Stream {
-    key: [u32; 2],
+    seed: u64,
     stream: u64,
     position: u64,
 }
@@ -36,15 +51,14 @@ pub struct Stream {
 impl Stream {
     /// Stream number `stream` of `seed`, at its beginning.
     pub fn new(seed: u64, stream: u64) -> Self {
-        Stream { key: [seed as u32, (seed >> 32) as u32], stream, position: 0 }
+        Stream { seed, stream, position: 0 }
     }
 
     /// The next four words.
     #[inline]
     pub fn next4(&mut self) -> [u32; 4] {
-        let (p, s) = (self.position, self.stream);
         self.position += 1;
-        philox4x32([p as u32, (p >> 32) as u32, s as u32, (s >> 32) as u32], self.key)
+        draw(self.seed, self.stream, self.position - 1)
     }
 
     /// A uniform number in `[0, 1)`.
@@ -86,5 +100,26 @@ mod tests {
         let var = xs.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / xs.len() as f64;
         assert!(mean.abs() < 0.01, "mean {mean}");
         assert!((var - 1.0).abs() < 0.02, "variance {var}");
+    }
+
+    #[test]
+    fn seed_stream_and_index_each_matter() {
+        let base = draw(1, 2, 3);
+        for other in [draw(2, 2, 3), draw(1, 3, 3), draw(1, 2, 4), draw(1 << 32 | 1, 2, 3)] {
+            assert_ne!(base, other);
+        }
+    }
+
+    #[test]
+    fn below_reaches_both_ends_and_never_the_bound() {
+        assert_eq!(below([0, 0], 7), 0);
+        assert_eq!(below([u32::MAX, u32::MAX], 7), 6);
+        assert_eq!(below([u32::MAX, u32::MAX], u64::MAX), u64::MAX - 1);
+        let mut seen = [0u32; 5];
+        for i in 0..5000 {
+            let words = draw(7, 0, i);
+            seen[below([words[0], words[1]], 5) as usize] += 1;
+        }
+        assert!(seen.iter().all(|&count| (850..1150).contains(&count)), "{seen:?}");
     }
 }

@@ -11,7 +11,6 @@ mod loader;
 mod manifest;
 mod npy;
 mod permutation;
-pub mod philox;
 mod prepare;
 mod shard;
 mod shard_writer;

@@ -7,11 +7,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use oxigpt_compute::philox;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::permutation::Permutation;
-use crate::philox;
 use crate::tokens::Tokens;
 
 /// Streams of random numbers under one seed (see [`philox::draw`]).

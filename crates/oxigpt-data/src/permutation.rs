@@ -2,7 +2,7 @@
 //! It is a balanced Feistel network over the smallest power of four that covers `n`; positions that land outside
 //! `0..n` are sent through again until they land inside (cycle walking), which keeps it a bijection.
 
-use crate::philox;
+use oxigpt_compute::philox;
 
 const ROUNDS: usize = 8;
 /// Below 2^3 values a half, the rounds of a Feistel network reach too few permutations.

@@ -9,7 +9,7 @@
 mod tests;
 mod world;
 
-use crate::philox;
+use oxigpt_compute::philox;
 use world::{Row, World};
 
 /// The seed of the corpus that `prepare_stories` writes.
