@@ -7,17 +7,21 @@
 
 mod check;
 mod error;
+mod shape;
 mod value;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use fs_err as fs;
+use oxigpt_compute::Gelu;
+use oxigpt_data::DataOrder;
+use strsim::damerau_levenshtein;
 use toml::Spanned;
 
 pub use error::{Origin, SettingsError};
+pub use value::Kind;
 use value::Value;
-pub use value::{DataOrder, Gelu, Kind};
 
 /// What the help text and the error messages say of one key.
 #[derive(Debug, Clone, Copy)]
@@ -72,13 +76,13 @@ settings! {
         device: String = "cpu".to_owned();
         /// number format of weights and activations
         dtype: String = "float32".to_owned();
-        /// worker threads; 0 = one per physical core
+        /// worker threads; 0 = one per core
         threads: usize = 0;
     }
     "Data" {
         /// data directory, or its name under data/
         dataset: String = "openwebtext".to_owned();
-        /// shuffled (each window once an epoch), sequential, or random (with replacement)
+        /// windows: each once an epoch, one after the other, or drawn with replacement
         data_order: DataOrder = DataOrder::Shuffled;
         /// sequences in a micro-batch
         batch_size: usize = 12;
@@ -102,7 +106,7 @@ settings! {
         dropout: f64 = 0.0;
         /// biases in the linear layers and layer norms
         bias: bool = false;
-        /// GELU by its tanh approximation (GPT-2) or exactly, by erf (nanoGPT)
+        /// by the tanh approximation (GPT-2), or exact (nanoGPT)
         gelu: Gelu = Gelu::Erf;
         /// how attention scores become weights
         attn_type: String = "softmax".to_owned();
@@ -236,9 +240,11 @@ pub fn kind_of(key: &str) -> Option<Kind> {
     Settings::default().field(&canonical(key)).map(Value::kind)
 }
 
-/// The candidate that a mistyped word most likely meant, if any is near.
+/// The candidate that a mistyped or unfinished word most likely meant, if any is near.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let distance = |candidate: &str| strsim::damerau_levenshtein(word, candidate);
+    let distance = |candidate: &str| {
+        if word.len() >= 3 && candidate.starts_with(word) { 0 } else { damerau_levenshtein(word, candidate) }
+    };
     let best = candidates.into_iter().min_by_key(|candidate| distance(candidate))?;
     (distance(best) <= 1 + word.len() / 3).then_some(best)
 }

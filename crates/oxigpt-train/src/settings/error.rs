@@ -105,6 +105,12 @@ impl SettingsError {
     /// What to do about it, in one sentence.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                Some("check the path; `oxigpt recipes` lists what is built in".to_owned())
+            }
+            Self::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Some("a recipe is TOML, which is text in UTF-8".to_owned())
+            }
             Self::Io(_) => None,
             Self::Syntax { .. } => Some(
                 "a recipe has lines such as `n_layer = 12`, `bias = true` and `dataset = \"stories\"`".into(),

@@ -1,5 +1,8 @@
 //! What a setting may be: the few kinds of value, how each is read from TOML and from a flag, and how it is written.
 
+use oxigpt_compute::Gelu;
+use oxigpt_data::DataOrder;
+
 /// The kind of value that a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -134,14 +137,10 @@ macro_rules! integer_value {
 
 integer_value! { usize u64 }
 
-/// Makes an enum whose variants are words in a recipe.
+/// Makes the variants of an enum words in a recipe.
 macro_rules! choice {
-    ($(#[$meta:meta])* $name:ident { $(#[doc = $doc:literal] $variant:ident = $word:literal,)+ }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $(#[doc = $doc] $variant,)+ }
-
-        impl Value for $name {
+    ($type:ty { $($variant:ident = $word:literal,)+ }) => {
+        impl Value for $type {
             fn kind(&self) -> Kind {
                 Kind::Choice(&[$($word),+])
             }
@@ -155,24 +154,5 @@ macro_rules! choice {
     };
 }
 
-choice! {
-    /// Which GELU the multilayer perceptron uses.
-    Gelu {
-        /// The tanh approximation, as in OpenAI's GPT-2.
-        Tanh = "tanh",
-        /// The exact function, as in nanoGPT.
-        Erf = "erf",
-    }
-}
-
-choice! {
-    /// In which order training sees the windows of the data.
-    DataOrder {
-        /// Each window once an epoch, in an order that is drawn anew each time.
-        Shuffled = "shuffled",
-        /// One after the other, as build-nanogpt reads them.
-        Sequential = "sequential",
-        /// Anywhere, with replacement, as nanoGPT draws them.
-        Random = "random",
-    }
-}
+choice! { Gelu { Tanh = "tanh", Erf = "erf", } }
+choice! { DataOrder { Shuffled = "shuffled", Sequential = "sequential", Random = "random", } }

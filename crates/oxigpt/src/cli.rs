@@ -1,0 +1,258 @@
+//! What can be typed: the commands and their options, as data, and nothing of what they mean.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use oxigpt_data::TokenizerKind;
+use oxigpt_train::settings::{self, KEYS, Kind, Settings, SettingsError};
+
+use crate::report;
+
+const EXAMPLES: &str = "\
+Examples:
+  oxigpt prepare text --input *.txt --tokenizer gpt2 --out data/mine
+  oxigpt plan gpt2-124m --batch_size=8         a recipe, but for this key
+  oxigpt sample --from gpt2/ --start \"Once\"    a Hugging Face directory speaks
+  oxigpt recipes demo > mine.toml              a recipe to start from
+";
+
+const DEFAULTS: &str = "\
+Defaults are those of a file that does not set the key; `oxigpt recipes NAME` prints what a recipe sets.
+";
+
+/// Train, fine-tune, evaluate and sample GPT-2-class language models.
+#[derive(Debug, Parser)]
+#[command(name = "oxigpt", version, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Commands,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Commands {
+    /// Turn text into the token shards that training reads
+    #[command(subcommand)]
+    Prepare(PrepareSource),
+    /// Generate text with a model
+    Sample(SampleArgs),
+    /// Say what a run will take: memory, work and time
+    #[command(after_help = DEFAULTS)]
+    Plan(PlanArgs),
+    /// List the built-in recipes, or print one
+    Recipes(RecipesArgs),
+    /// Print the completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+/// Where the text comes from.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PrepareSource {
+    /// Files of text
+    Text(TextArgs),
+    /// The built-in corpus of the recipe `demo`: short stories, in characters
+    Stories(OutputArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TextArgs {
+    /// Files of UTF-8 text; each is a document
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub(crate) input: Vec<PathBuf>,
+    /// What makes the tokens: GPT-2's byte-pair encoding, or one token per character
+    #[arg(long, value_parser = tokenizer_parser())]
+    pub(crate) tokenizer: TokenizerKind,
+    /// Part of the text, at its end, that is kept for validation
+    #[arg(long, alias = "val_fraction", default_value_t = 0.1, value_name = "X", value_parser = fraction)]
+    pub(crate) val_fraction: f64,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// The data directory to write
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Replace a data set that is already there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print what dataset.json says, as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn tokenizer_parser() -> impl TypedValueParser<Value = TokenizerKind> {
+    PossibleValuesParser::new(["gpt2", "char"]).try_map(|name| name.parse::<TokenizerKind>())
+}
+
+/// A part of a whole: more than nothing, less than all.
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
+        _ => Err("it must be a number between 0 and 1, such as 0.1".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SampleArgs {
+    /// A run directory (its best checkpoint, or else its latest), a checkpoint, or a Hugging Face GPT-2 directory
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) from: PathBuf,
+    /// The text to continue; FILE:path takes it from a file
+    #[arg(long, default_value = "\n", hide_default_value = true, value_name = "TEXT | FILE:path")]
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) start: String,
+    /// How many samples
+    #[arg(long, alias = "num_samples", default_value_t = 1, value_name = "N")]
+    pub(crate) num_samples: usize,
+    /// Tokens to generate in each, at most
+    #[arg(long, alias = "max_new_tokens", default_value_t = 500, value_name = "N")]
+    pub(crate) max_new_tokens: usize,
+    /// 0 always takes the likeliest token; 1 follows the model's probabilities
+    #[arg(long, default_value_t = 0.8, value_name = "X", value_parser = temperature)]
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) temperature: f64,
+    /// Choose among so many likeliest tokens; 0 = all
+    #[arg(long, alias = "top_k", default_value_t = 200, value_name = "N")]
+    pub(crate) top_k: usize,
+    /// The same seed gives the same text; sample i uses seed + i
+    #[arg(long, default_value_t = 1337, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Stop at the end of the text, where the model says that it ends
+    #[arg(long)]
+    pub(crate) stop: bool,
+    /// Worker threads; 0 = one per core
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) threads: usize,
+    /// Print all samples at the end, as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Print the numbers as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..f64::INFINITY).contains(&value) => Ok(value),
+        _ => Err("it must be a number, 0 or more, such as 0.8".to_owned()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecipesArgs {
+    /// The recipe to print
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// A configuration as typed: recipes first to last, then single keys first to last.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Built-in recipes or files of settings; later ones override earlier ones [default: demo]
+    #[arg(value_name = "RECIPE | FILE.toml")]
+    pub(crate) recipes: Vec<String>,
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+}
+
+/// Every `--key=value` of the settings, in the order of the command line.
+#[derive(Debug, Default)]
+pub(crate) struct Flags(pub(crate) Vec<(String, String)>);
+
+impl Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        let defaults = Settings::default();
+        command.args(KEYS.iter().map(|key| key_arg(key, &defaults.text_of(key.name).unwrap_or_default())))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// The flag of one key; a boolean may stand alone, for true.
+fn key_arg(key: &'static settings::Key, default: &str) -> Arg {
+    let arg = Arg::new(key.name)
+        .long(key.name)
+        .alias(key.name.replace('_', "-"))
+        .help(format!("{} [default: {default}]", key.doc))
+        .help_heading(key.group)
+        .action(ArgAction::Append);
+    match settings::kind_of(key.name) {
+        Some(Kind::Bool) => arg.value_name("BOOL").num_args(0..=1).default_missing_value("true"),
+        Some(Kind::Integer) => arg.value_name("N").allow_hyphen_values(true),
+        Some(Kind::Float) => arg.value_name("X").allow_hyphen_values(true),
+        Some(Kind::Choice(words)) => arg.value_name(words.join("|")),
+        Some(Kind::Text) | None => arg.value_name("TEXT").allow_hyphen_values(true),
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut found: Vec<(usize, String, String)> = Vec::new();
+        for key in KEYS {
+            let indices = matches.indices_of(key.name).into_iter().flatten();
+            let values = matches.get_many::<String>(key.name).into_iter().flatten();
+            found.extend(indices.zip(values).map(|(i, value)| (i, key.name.to_owned(), value.clone())));
+        }
+        found.sort();
+        Ok(Self(found.into_iter().map(|(_, key, value)| (key, value)).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Reads the command line; where there is nothing to do, the answer has been printed and the exit code is the error.
+pub(crate) fn parse() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A reader who hangs up is no failure.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        _ => {
+            match unknown_key(&error) {
+                Some(unknown) => report::error(&unknown.into()),
+                None => report::usage(&error),
+            }
+            ExitCode::from(2)
+        }
+    })
+}
+
+/// The key that is none, where that is what the command line suffers from.
+fn unknown_key(error: &clap::Error) -> Option<SettingsError> {
+    let takes_keys = |name: &str| {
+        let command = Cli::command();
+        let found = command.find_subcommand(name)?.get_arguments().any(|arg| arg.get_id() == KEYS[0].name);
+        found.then_some(())
+    };
+    takes_keys(&std::env::args().nth(1)?)?;
+    match (error.kind(), error.get(ContextKind::InvalidArg)?) {
+        (ErrorKind::UnknownArgument, ContextValue::String(arg)) if arg.starts_with("--") => {
+            let key = arg.trim_start_matches('-').split('=').next()?;
+            Settings::default().apply_flag(key, "").err()
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,33 @@
+//! One file per command: each turns what was typed into calls of the libraries.
+
+mod plan;
+mod prepare;
+mod recipes;
+mod sample;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Commands, CompletionsArgs};
+
+/// Does what was asked.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Commands::Prepare(source) => prepare::run(&source)?,
+        Commands::Sample(args) => sample::run(&args)?,
+        Commands::Plan(args) => plan::run(&args)?,
+        Commands::Recipes(args) => recipes::run(&args)?,
+        Commands::Completions(args) => completions(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn completions(args: &CompletionsArgs) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "oxigpt", &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! What the program says of itself.
+
+use crate::support::{Place, run};
+use insta::assert_snapshot;
+
+#[test]
+fn version() {
+    assert_snapshot!(run(&["--version"]), @"
+    exit 0
+    --- stdout
+    oxigpt [VERSION]
+    --- stderr
+    ");
+}
+
+#[test]
+fn overview() {
+    assert_snapshot!(run(&["--help"]), @r#"
+    exit 0
+    --- stdout
+    Train, fine-tune, evaluate and sample GPT-2-class language models
+
+    Usage: oxigpt <COMMAND>
+
+    Commands:
+      prepare      Turn text into the token shards that training reads
+      sample       Generate text with a model
+      plan         Say what a run will take: memory, work and time
+      recipes      List the built-in recipes, or print one
+      completions  Print the completion script for a shell
+
+    Options:
+      -h, --help     Print help
+      -V, --version  Print version
+
+    Examples:
+      oxigpt prepare text --input *.txt --tokenizer gpt2 --out data/mine
+      oxigpt plan gpt2-124m --batch_size=8         a recipe, but for this key
+      oxigpt sample --from gpt2/ --start "Once"    a Hugging Face directory speaks
+      oxigpt recipes demo > mine.toml              a recipe to start from
+    --- stderr
+    "#);
+}
+
+#[test]
+fn sample() {
+    assert_snapshot!(run(&["sample", "--help"]), @"
+    exit 0
+    --- stdout
+    Generate text with a model
+
+    Usage: oxigpt sample [OPTIONS] --from <MODEL>
+
+    Options:
+          --from <MODEL>              A run directory (its best checkpoint, or else its latest), a
+                                      checkpoint, or a Hugging Face GPT-2 directory
+          --start <TEXT | FILE:path>  The text to continue; FILE:path takes it from a file
+          --num-samples <N>           How many samples [default: 1]
+          --max-new-tokens <N>        Tokens to generate in each, at most [default: 500]
+          --temperature <X>           0 always takes the likeliest token; 1 follows the model's
+                                      probabilities [default: 0.8]
+          --top-k <N>                 Choose among so many likeliest tokens; 0 = all [default: 200]
+          --seed <N>                  The same seed gives the same text; sample i uses seed + i
+                                      [default: 1337]
+          --stop                      Stop at the end of the text, where the model says that it ends
+          --threads <N>               Worker threads; 0 = one per core [default: 0]
+          --json                      Print all samples at the end, as one JSON object
+      -h, --help                      Print help
+    --- stderr
+    ");
+}
+
+#[test]
+fn every_key_of_a_configuration() {
+    assert_snapshot!(run(&["plan", "--help"]), @r#"
+    exit 0
+    --- stdout
+    Say what a run will take: memory, work and time
+
+    Usage: oxigpt plan [OPTIONS] [RECIPE | FILE.toml]...
+
+    Arguments:
+      [RECIPE | FILE.toml]...  Built-in recipes or files of settings; later ones override earlier ones
+                               [default: demo]
+
+    Options:
+          --json  Print the numbers as one JSON object
+      -h, --help  Print help
+
+    Run:
+          --out_dir <TEXT>    run directory: configuration, metrics, checkpoints [default: "out"]
+          --init_from <TEXT>  scratch, resume, or a model to start from [default: "scratch"]
+          --seed <N>          seed of initialisation, batches, dropout and samples [default: 1337]
+          --device <TEXT>     where the run computes [default: "cpu"]
+          --dtype <TEXT>      number format of weights and activations [default: "float32"]
+          --threads <N>       worker threads; 0 = one per core [default: 0]
+
+    Data:
+          --dataset <TEXT>
+              data directory, or its name under data/ [default: "openwebtext"]
+          --data_order <shuffled|sequential|random>
+              windows: each once an epoch, one after the other, or drawn with replacement [default:
+              "shuffled"]
+          --batch_size <N>
+              sequences in a micro-batch [default: 12]
+          --block_size <N>
+              tokens in a sequence: the longest context [default: 1024]
+          --total_batch_size <N>
+              tokens in a step; 0 = gradient_accumulation_steps x batch_size x block_size [default: 0]
+          --gradient_accumulation_steps <N>
+              micro-batches in a step; follows from total_batch_size where that is set [default: 40]
+
+    Model:
+          --n_layer <N>       transformer blocks [default: 12]
+          --n_head <N>        attention heads in a block; divides n_embd [default: 12]
+          --n_embd <N>        width of the residual stream [default: 768]
+          --vocab_size <N>    tokens in the vocabulary; 0 = the data set's [default: 0]
+          --dropout <X>       probability of dropping an activation while training [default: 0.0]
+          --bias [<BOOL>]     biases in the linear layers and layer norms [default: false]
+          --gelu <tanh|erf>   by the tanh approximation (GPT-2), or exact (nanoGPT) [default: "erf"]
+          --attn_type <TEXT>  how attention scores become weights [default: "softmax"]
+
+    Optimizer:
+          --learning_rate <X>   highest learning rate [default: 0.0006]
+          --max_iters <N>       steps (optimizer updates) in the run [default: 600000]
+          --weight_decay <X>    AdamW's decay of matrices and embeddings [default: 0.1]
+          --beta1 <X>           AdamW's first-moment decay rate [default: 0.9]
+          --beta2 <X>           AdamW's second-moment decay rate [default: 0.95]
+          --grad_clip <X>       largest global gradient norm; 0 = no clipping [default: 1.0]
+          --decay_lr [<BOOL>]   whether the learning rate falls along a cosine after the warm-up
+                                [default: true]
+          --warmup_iters <N>    steps of linear warm-up [default: 2000]
+          --lr_decay_iters <N>  step at which the learning rate reaches min_lr; 0 = max_iters [default:
+                                0]
+          --min_lr <X>          lowest learning rate [default: 6e-5]
+
+    Evaluation and checkpoints:
+          --eval_interval <N>
+              steps between evaluations [default: 2000]
+          --eval_iters <N>
+              batches in an evaluation, where eval_tokens is 0 [default: 200]
+          --eval_tokens <N>
+              tokens of the fixed validation windows; 0 = eval_iters x batch_size x block_size [default:
+              0]
+          --always_save_checkpoint [<BOOL>]
+              save at every evaluation, not only at a better one [default: true]
+          --save_interval <N>
+              steps between checkpoints; 0 = at evaluations only [default: 0]
+          --keep_checkpoints <N>
+              newest checkpoints to keep, beside the best [default: 2]
+
+    Reports:
+          --log_interval <N>     steps between log lines [default: 1]
+          --sample_interval <N>  steps between samples; 0 = none [default: 0]
+          --sample_start <TEXT>  text that a sample continues [default: "\n"]
+          --sample_tokens <N>    tokens in a sample [default: 200]
+
+    Defaults are those of a file that does not set the key; `oxigpt recipes NAME` prints what a recipe
+    sets.
+    --- stderr
+    "#);
+}
+
+#[test]
+fn nothing_typed_is_answered_with_the_overview_and_code_2() {
+    let place = Place::new();
+    let output = place.output(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output.stdout.is_empty());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("Usage: oxigpt <COMMAND>"));
+}
+
+#[test]
+fn unknown_command() {
+    assert_snapshot!(run(&["trian"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: unrecognized subcommand 'trian'
+
+    Usage: oxigpt <COMMAND>
+    hint: add --help to see what can be written here
+    ");
+}
+
+#[test]
+fn completions_for_each_shell_know_the_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = Place::new().output(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(script.contains("oxigpt") && script.contains("weight_decay"), "{shell}");
+    }
+}
+
+#[test]
+fn completions_for_an_unknown_shell() {
+    assert_snapshot!(run(&["completions", "tcsh"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: invalid value 'tcsh' for '<SHELL>'
+      [possible values: bash, elvish, fish, powershell, zsh]
+
+      tip: a similar value exists: 'zsh'
+    hint: add --help to see what can be written here
+    ");
+}

@@ -1,0 +1,12 @@
+//! The program as a user runs it: every test starts the real binary and looks at its exit code and its two streams.
+
+// The helpers of tests may fail as loudly as the tests.
+#![allow(clippy::unwrap_used)]
+
+mod config;
+mod help;
+mod plan;
+mod prepare;
+mod recipes;
+mod sample;
+mod support;

@@ -1,0 +1,67 @@
+//! What a run will take.
+
+use insta::{assert_snapshot, with_settings};
+
+use crate::support::{Place, refused, run};
+
+#[test]
+fn table() {
+    let filters = [(r"(machine  +).*", "${1}[SPEED]"), (r"(time  +).*", "${1}[TIME]")];
+    with_settings!({ filters => filters.to_vec() }, {
+        assert_snapshot!(run(&["plan", "shakespeare-char-cpu", "--vocab_size=65"]), @"
+        exit 0
+        --- stdout
+        model            4 layers, 4 heads, width 128, context 64, vocabulary 65
+        parameters       804,096
+        step             768 tokens = 1 x 12 x 64 (micro-batches x sequences x tokens)
+        run              2,000 steps, 1,536,000 tokens
+
+        memory               38.4 MiB
+          parameters         3.10 MiB
+          gradients          3.10 MiB
+          moments            6.20 MiB
+          inputs             12.1 KiB
+          outputs            6.06 KiB
+          activations        26.0 MiB
+
+        work             3.88 GFLOP and 167 MiB moved in a step
+        machine          [SPEED]
+        time             [TIME]
+        --- stderr
+        ");
+    });
+}
+
+#[test]
+fn gpt2_124m_is_counted_as_published() {
+    let output = Place::new().output(&["plan", "gpt2-124m", "--json"]);
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(plan["parameters"], 124_439_808);
+    assert_eq!(plan["tokens_per_step"], 524_288);
+    assert_eq!(plan["steps"], 19_073);
+    // Kaplan et al. 2020: about six operations a parameter and token, and attention on top.
+    let flops_per_token = plan["flops_per_step"].as_f64().unwrap() / 524_288.0;
+    assert!((7.4e8..8.6e8).contains(&flops_per_token), "{flops_per_token}");
+    let gradients = plan["memory"]["gradients"].as_u64().unwrap();
+    assert!((497_000_000..499_000_000).contains(&gradients), "{gradients}");
+    assert!(plan["step_ms"].as_f64().unwrap() > 0.0 && plan["peak_flops_per_s"].as_f64().unwrap() > 1e9);
+}
+
+#[test]
+fn the_vocabulary_is_the_data_sets() {
+    let place = Place::new();
+    place.write("a.txt", "abcd\n".repeat(100));
+    place.output(&["prepare", "text", "--input=a.txt", "--tokenizer=char", "--out=data/letters"]);
+    let output = place.output(&["plan", "--dataset=letters", "--json"]);
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(plan["vocab_size"], 5);
+}
+
+#[test]
+fn a_data_set_that_is_not_there() {
+    assert_snapshot!(refused(&["plan", "shakespeare-char"]), @"
+    exit 1
+    error: the vocabulary is not known: there is no data set data/shakespeare-char
+    hint: prepare it first, or say how many tokens it has, with --vocab_size=N
+    ");
+}

@@ -1,0 +1,53 @@
+//! The list of recipes.
+
+use std::process::Stdio;
+
+use crate::support::{Place, run};
+use insta::assert_snapshot;
+
+#[test]
+fn list() {
+    assert_snapshot!(run(&["recipes"]), @"
+    exit 0
+    --- stdout
+    demo                  A small GPT learns to tell stories, on any laptop, in under three minutes.
+    overfit               One small batch, learned by heart: the first test of any training loop.
+    shakespeare-char-cpu  nanoGPT's Tiny Shakespeare run, its flags for a cheap computer: 0.8 million parameters.
+    shakespeare-char      nanoGPT's Tiny Shakespeare run, its settings for a GPU: 10.6 million parameters.
+    train-11              One layer, one head, as wide as GPT-2: the smallest GPT in which attention can be studied.
+    gpt2-124m             GPT-2 124M on ten billion tokens of FineWeb-Edu, as build-nanogpt trains it.
+    --- stderr
+    ");
+}
+
+#[test]
+fn one_is_printed_as_it_is() {
+    let output = Place::new().output(&["recipes", "gpt2-124m"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stdout, include_bytes!("../../../../configs/gpt2-124m.toml"));
+}
+
+#[test]
+fn unknown() {
+    assert_snapshot!(run(&["recipes", "shakespear-char"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: unknown recipe `shakespear-char`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m
+    hint: did you mean `shakespeare-char`?
+    ");
+}
+
+#[test]
+fn a_reader_that_hangs_up_is_no_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = std::process::Command::new(assert_cmd::cargo::cargo_bin!("oxigpt"))
+        .arg("recipes")
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
