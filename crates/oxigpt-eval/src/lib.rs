@@ -30,8 +30,8 @@ impl Loss {
     }
 }
 
-/// Mean loss over all `windows`, in passes of `pass.batch_size`; the last may be smaller. `progress` hears, after
-/// each pass, how many windows are done.
+/// Mean loss over all `windows`, in passes of `pass.batch_size`; the last may be smaller. `progress` hears,
+/// after each pass, how many windows are done.
 ///
 /// # Errors
 /// If a token is none of the model's words.
@@ -51,7 +51,8 @@ pub fn evaluate(
     let (mut done, mut sum) = (0, 0.0);
     while done < windows.len() {
         let rows = (windows.len() - done).min(pass.batch_size as u64);
-        // Rows of the last pass that are not filled still hold windows of the one before; their losses do not count.
+        // Rows of the last pass that are not filled still hold windows of the one before; their losses do not
+        // count.
         let used = rows as usize * pass.block_size;
         windows.fill(done, rows as usize, &mut x[..used], &mut y[..used]);
         session.upload(pass.tokens, Data::U32(&x))?;

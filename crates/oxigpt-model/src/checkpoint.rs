@@ -1,8 +1,8 @@
 //! A model on disk: a directory as Hugging Face's transformers writes it for GPT-2.
 //!
 //! `model.safetensors` holds float32 weights under the names of [`parameter_shapes`]; `config.json` the
-//! configuration, with two keys of our own (`bias`, `attn_type`) that others ignore. GPT2LMHeadModel always has
-//! biases: a model without gets zeros on disk, which reading takes off again.
+//! configuration, with two keys of our own (`bias`, `attn_type`) that others ignore. GPT2LMHeadModel always
+//! has biases: a model without gets zeros on disk, which reading takes off again.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -22,7 +22,8 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 /// End of text in GPT-2's vocabulary.
 const GPT2_END_OF_TEXT: usize = 50256;
 
-/// The part of `config.json` that a [`ModelConfig`] is read from. Other keys are judged by [`check_supported`].
+/// The part of `config.json` that a [`ModelConfig`] is read from. Other keys are judged by
+/// [`check_supported`].
 #[derive(Deserialize)]
 struct ConfigJson {
     activation_function: String,
@@ -42,8 +43,8 @@ fn attention_name(kind: AttentionKind) -> &'static str {
     }
 }
 
-/// Writes `model.safetensors`, `config.json` and `generation_config.json` into an existing directory, and syncs
-/// them. The source must have exactly the weights of `config`.
+/// Writes `model.safetensors`, `config.json` and `generation_config.json` into an existing directory, and
+/// syncs them. The source must have exactly the weights of `config`.
 pub fn save_pretrained(
     dir: impl AsRef<Path>,
     config: &ModelConfig,
@@ -60,8 +61,8 @@ pub fn save_pretrained(
     write_json(&dir.join(GENERATION_CONFIG), &generation_json(config))
 }
 
-/// Opens a directory that [`save_pretrained`] or transformers wrote. The weights stay in their file, mapped, until
-/// they are read; that they are exactly those of the configuration has been checked.
+/// Opens a directory that [`save_pretrained`] or transformers wrote. The weights stay in their file, mapped,
+/// until they are read; that they are exactly those of the configuration has been checked.
 pub fn load_pretrained(dir: impl AsRef<Path>) -> Result<(ModelConfig, MappedTensors), Error> {
     let dir = dir.as_ref();
     let config = read_config(&dir.join(CONFIG))?;

@@ -1,8 +1,9 @@
 //! Generation with a cache of keys and values.
 //!
-//! Tokens are fed either in chunks (a prompt) or singly (each new token); both extend the cache. A chunk always
-//! has the same length: the last is begun early enough to end within `block_size`, and filled up with token 0
-//! behind the prompt. What this leaves in the cache behind the prompt is overwritten before it is attended to.
+//! Tokens are fed either in chunks (a prompt) or singly (each new token); both extend the cache. A chunk
+//! always has the same length: the last is begun early enough to end within `block_size`, and filled up with
+//! token 0 behind the prompt. What this leaves in the cache behind the prompt is overwritten before it is
+//! attended to.
 
 use std::ops::ControlFlow;
 

@@ -1,5 +1,6 @@
 //! What can go wrong with a model: impossible shapes, foreign files, senseless sampling.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -196,7 +197,13 @@ impl Error {
             Error::ConfigJson { .. } | Error::Unsupported { .. } => {
                 "the directory must hold a GPT-2 as Hugging Face's transformers saves it"
             }
-            Error::Io(_) => return None,
+            Error::Io(error) => match error.kind() {
+                ErrorKind::NotFound => {
+                    "check the path: a model's directory holds config.json and model.safetensors"
+                }
+                ErrorKind::StorageFull => "make room on the disk, or write elsewhere",
+                _ => return None,
+            },
             Error::Compute(error) => return error.hint(),
         };
         Some(hint.into())

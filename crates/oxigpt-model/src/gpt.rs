@@ -1,6 +1,6 @@
-//! The GPT (Radford et al. 2019, section 2.3): a pre-norm decoder with learned positions. This function is the
-//! model: training, evaluation and cached decoding all run it, on every device, and its backward pass follows
-//! from it.
+//! The GPT (Radford et al. 2019, section 2.3): a pre-norm decoder with learned positions. This function is
+//! the model: training, evaluation and cached decoding all run it, on every device, and its backward pass
+//! follows from it.
 //!
 //! Legend: b batch, t positions, c width; heads lie side by side within c.
 

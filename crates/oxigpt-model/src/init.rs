@@ -1,5 +1,5 @@
-//! Initial weights: normal with deviation 0.02, and `0.02 / sqrt(2 n_layer)` for the two matrices of each block
-//! that write into the residual stream (Radford et al. 2019, section 2.3); biases 0; norms 1.
+//! Initial weights: normal with deviation 0.02, and `0.02 / sqrt(2 n_layer)` for the two matrices of each
+//! block that write into the residual stream (Radford et al. 2019, section 2.3); biases 0; norms 1.
 //!
 //! A weight depends on the seed, its tensor's name and its place therein, and on nothing else: neither on the
 //! order in which tensors are made nor on the sizes of others.

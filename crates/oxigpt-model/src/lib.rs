@@ -5,7 +5,7 @@
 //! gives. This crate names no device (a plan runs on any backend of `oxigpt-compute`) and knows nothing of
 //! training runs.
 
-pub mod checkpoint;
+mod checkpoint;
 mod config;
 mod decoder;
 mod error;

@@ -1,8 +1,8 @@
 //! The plans a model runs by: training (with evaluation and decoding on the same weights), evaluation alone,
 //! decoding alone.
 //!
-//! Each function gives the plan, for a session, and handles into it. The phases of one plan share its weights, so
-//! that evaluating and sampling during training need no copy.
+//! Each function gives the plan, for a session, and handles into it. The phases of one plan share its
+//! weights, so that evaluating and sampling during training need no copy.
 
 use std::collections::HashMap;
 
@@ -29,9 +29,9 @@ pub struct TrainShape {
 
 /// Handles into a training plan.
 ///
-/// A step: for each micro-batch, upload tokens, targets and [`TrainPlan::set_rng`], run `first` (for the first
-/// micro-batch) or `more` (for the others), read the losses; then run `norm`; then [`TrainPlan::set_schedule`]
-/// and run `update`.
+/// A step: for each micro-batch, upload tokens, targets and [`TrainPlan::set_rng`], run `first` (for the
+/// first micro-batch) or `more` (for the others), read the losses; then run `norm`; then
+/// [`TrainPlan::set_schedule`] and run `update`.
 #[derive(Clone, Debug)]
 pub struct TrainPlan {
     /// What it was built for.

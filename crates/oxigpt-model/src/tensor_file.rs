@@ -1,7 +1,7 @@
 //! Safetensors files of float32 tensors: mapped for reading, streamed for writing.
 //!
-//! The layout is eight bytes of header length, a JSON header with the type, shape and place of every tensor, and
-//! the tensors' bytes, little-endian.
+//! The layout is eight bytes of header length, a JSON header with the type, shape and place of every tensor,
+//! and the tensors' bytes, little-endian.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -70,8 +70,9 @@ struct MappedTensor {
 pub fn map_tensors(path: impl Into<PathBuf>) -> Result<MappedTensors, Error> {
     let path = path.into();
     let file = File::open(&path)?;
-    // SAFETY: the map is only read. A file that another process shortens meanwhile would end this one, as with
-    // any mapped file; run directories are written beside their final names and never changed in place.
+    // SAFETY: the map is only read, and any bytes are valid as bytes and as floats. Should another process
+    // rewrite the file meanwhile, wrong weights are read; should it shorten it, the system ends this one. No
+    // program of ours does either: files are written beside their final names and never changed in place.
     let map = unsafe { Mmap::map(file.file())? };
     let not_safetensors = |reason: String| Error::NotSafetensors { path: path.clone(), reason };
     let (header_len, header) =

@@ -1,8 +1,8 @@
 //! Named tensors, wherever they are: in a session, in a mapped file, in memory, or not yet made.
 //!
-//! A [`TensorSource`] gives them one at a time, so that a model is never held twice on its way between a file and
-//! a session. A [`TensorTable`] names tensors of a plan and moves them. Outside a plan, tensors have the shapes
-//! of their files: the word embedding and whatever is shaped like it have no padding.
+//! A [`TensorSource`] gives them one at a time, so that a model is never held twice on its way between a file
+//! and a session. A [`TensorTable`] names tensors of a plan and moves them. Outside a plan, tensors have the
+//! shapes of their files: the word embedding and whatever is shaped like it have no padding.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! The model is data: other architectures are other lines of one function, and their gradients follow. Checked
-//! by finite differences on the reference backend.
+//! The model is data: other architectures are other lines of one function, and their gradients follow.
+//! Checked by finite differences on the reference backend.
 
 use oxigpt_compute::{Builder, Data, LinearWeights, Plan, Role, Session, TensorId};
 use oxigpt_model::{Gelu, Initial, ModelConfig, Site, TensorSource, Weights, dropout_at, forward};
@@ -140,15 +140,15 @@ fn check_gradients(config: &ModelConfig, model: Model) {
     }
 }
 
-/// Names and ids of all tensors with a role: the model's own parameters and those that a variant has declared, and
-/// in the same order their gradients.
+/// Names and ids of all tensors with a role: the model's own parameters and those that a variant has
+/// declared, and in the same order their gradients.
 fn with_role(plan: &Plan, role: Role) -> Vec<(String, TensorId)> {
     let tensors = plan.tensors().filter(|(_, tensor)| tensor.role == role);
     tensors.map(|(id, tensor)| (tensor.name.clone(), id)).collect()
 }
 
-/// Initial weights, the matrices enlarged and all a little uneven, so that every gradient is well above rounding. A
-/// variant's own matrices begin as some other does.
+/// Initial weights, the matrices enlarged and all a little uneven, so that every gradient is well above
+/// rounding. A variant's own matrices begin as some other does.
 fn start(session: &Session, config: &ModelConfig, name: &str, id: TensorId) -> Vec<f64> {
     let tensor = session.plan().tensor(id);
     let scale = if tensor.shape.len() == 2 { 8.0 } else { 1.0 };
