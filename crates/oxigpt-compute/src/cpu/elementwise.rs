@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::memory::Shared;
 use super::pool::Pool;
-use super::simd::{exp, normal, sigmoid, vectorised};
+use super::simd::{normal, sigmoid, vectorised};
 use crate::Gelu;
 use crate::dropout::Mask;
 
@@ -34,13 +34,19 @@ pub(super) fn add(pool: &mut Pool, a: Shared, b: Shared, out: Shared) {
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
+/// `2u` where GELU is `0.5 x (1 + tanh u)`, which is `x sigmoid(2u)`.
+#[inline(always)]
+fn doubled_tanh_argument(x: f32) -> f32 {
+    2.0 * SQRT_2_OVER_PI * (CUBIC * x * x).mul_add(x, x)
+}
+
 vectorised! {
-    /// GELU of a slice. With `s = sigmoid(2u)`, `0.5 (1 + tanh u) = s`.
+    /// GELU of a slice.
     fn gelu_slice(kind: Gelu, x: &[f32], out: &mut [f32]) {
         match kind {
             Gelu::Tanh => {
                 for (out, &x) in out.iter_mut().zip(x) {
-                    *out = x * sigmoid(2.0 * SQRT_2_OVER_PI * (x + CUBIC * x * x * x));
+                    *out = x * sigmoid(doubled_tanh_argument(x));
                 }
             }
             Gelu::Erf => {
@@ -57,15 +63,15 @@ vectorised! {
         match kind {
             Gelu::Tanh => {
                 for ((dx, &dout), &x) in dx.iter_mut().zip(dout).zip(x) {
-                    let s = 1.0 / (1.0 + exp(-2.0 * SQRT_2_OVER_PI * (x + CUBIC * x * x * x)));
-                    let du = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x);
-                    *dx = dout * (s + x * s * (1.0 - s) * du);
+                    let s = sigmoid(doubled_tanh_argument(x));
+                    let du = (x * x).mul_add(6.0 * SQRT_2_OVER_PI * CUBIC, 2.0 * SQRT_2_OVER_PI);
+                    *dx = dout * (x * (1.0 - s) * du).mul_add(s, s);
                 }
             }
             Gelu::Erf => {
                 for ((dx, &dout), &x) in dx.iter_mut().zip(dout).zip(x) {
                     let (distribution, density) = normal(x);
-                    *dx = dout * (distribution + x * density);
+                    *dx = dout * x.mul_add(density, distribution);
                 }
             }
         }

@@ -27,7 +27,7 @@ vectorised! {
         match bias {
             Some(bias) => {
                 for i in 0..n {
-                    out[i] = (x[i] - mean) * rstd * weight[i] + bias[i];
+                    out[i] = ((x[i] - mean) * rstd).mul_add(weight[i], bias[i]);
                 }
             }
             None => {
@@ -107,9 +107,9 @@ vectorised! {
         let gn_mean = sum(n, |i| dout[i] * weight[i] * ((x[i] - mean) * rstd)) / n as f32;
         for i in 0..n {
             let normalised = (x[i] - mean) * rstd;
-            dweight[i] += dout[i] * normalised;
+            dweight[i] = dout[i].mul_add(normalised, dweight[i]);
             dbias[i] += dout[i];
-            dx[i] = rstd * (dout[i] * weight[i] - g_mean - normalised * gn_mean);
+            dx[i] = rstd * normalised.mul_add(-gn_mean, dout[i].mul_add(weight[i], -g_mean));
         }
         if let Some(addend) = addend {
             for (dx, addend) in dx.iter_mut().zip(addend) {

@@ -113,9 +113,9 @@ vectorised! {
         let keep = if decay { step.keep } else { 1.0 };
         for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
             let g = g * step.clip;
-            *m = step.beta1 * *m + step.one_minus_beta1 * g;
-            *v = step.beta2 * *v + step.one_minus_beta2 * g * g;
-            *p = *p * keep - step.rate * *m / (v.sqrt() * step.root + step.eps);
+            *m = step.beta1.mul_add(*m, step.one_minus_beta1 * g);
+            *v = step.beta2.mul_add(*v, step.one_minus_beta2 * g * g);
+            *p = p.mul_add(keep, -step.rate * *m / v.sqrt().mul_add(step.root, step.eps));
         }
     }
 }
