@@ -19,7 +19,8 @@ struct Walk {
 
 impl Builder {
     /// Appends to the current phase all that computes the gradients of `scale * sum(losses)` in every
-    /// parameter, `losses` being what [`Builder::classifier`] gave.
+    /// parameter, `losses` being what [`Builder::classifier`] gave. Once a phase, and where every operator
+    /// between the parameters and the losses has an adjoint; else it panics.
     pub fn backward(&mut self, losses: TensorId, scale: f64) {
         self.declare_gradients();
         let phase = self.phases.last_mut().expect("a phase has begun");
@@ -27,6 +28,10 @@ impl Builder {
         let mut walk = Walk::default();
         let mut adjoints_of = Vec::new();
         for op in forward {
+            assert!(
+                !matches!(op, Op::Classifier { grad: Some(_), .. }),
+                "this phase has its adjoints already"
+            );
             let op = match op {
                 Op::Classifier { x, w, targets, vocab_size, logits, losses: own, .. } if own == losses => {
                     let dx = self.like("d_classifier", x);
@@ -43,6 +48,10 @@ impl Builder {
         assert!(!walk.grads.is_empty(), "`losses` is no result of a classifier of this phase");
         for op in adjoints_of.iter().rev() {
             self.append_adjoint(&mut walk, op);
+        }
+        for parameter in &self.parameters {
+            let name = &self.tensors[parameter.index()].name;
+            assert!(!walk.grads.contains_key(parameter), "parameter `{name}` is used as an activation");
         }
     }
 
@@ -82,8 +91,9 @@ impl Builder {
                 self.contribute(walk, a, dout);
                 self.contribute(walk, b, dout);
             }
-            Op::Embed { tokens, wte, wpe, out, .. } => {
+            Op::Embed { tokens, position, wte, wpe, out } => {
                 let Some(&dout) = walk.grads.get(&out) else { return };
+                assert!(position.is_none(), "embed at a position has no adjoint");
                 let (dwte, accumulate_wte) = self.parameter_gradient(walk, wte);
                 let (dwpe, accumulate_wpe) = self.parameter_gradient(walk, wpe);
                 self.push(Op::EmbedBackward { tokens, dout, dwte, dwpe, accumulate_wte, accumulate_wpe });
@@ -108,8 +118,11 @@ impl Builder {
                 self.push(Op::Dropout { x: dout, dropout, out: dx });
                 self.contribute(walk, x, dx);
             }
-            // The classifier's own pass gives its gradients; the rest has none.
-            _ => {}
+            // The classifier's own pass gives its gradients.
+            _ => {
+                let lost = op.operands().writes.iter().any(|id| walk.grads.contains_key(id));
+                assert!(!lost, "{} has no adjoint", op.name());
+            }
         }
     }
 
@@ -121,7 +134,11 @@ impl Builder {
             Some(&dout) => {
                 let dx = self.like("d_layer_norm", x);
                 let (dweight, accumulate) = self.parameter_gradient(walk, weight);
-                let dbias = bias.map(|b| self.parameter_gradient(walk, b).0);
+                let dbias = bias.map(|b| {
+                    let (dbias, again) = self.parameter_gradient(walk, b);
+                    assert_eq!(again, accumulate, "layer norms share a weight but not its bias");
+                    dbias
+                });
                 self.push(Op::LayerNormBackward {
                     dout,
                     addend,

@@ -4,11 +4,11 @@
 //! fuse as they are written, because every backend gains by it: a residual `add` followed by the layer norm of
 //! its sum, and a `linear` followed by the GELU of its result.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
-    AdamWConfig, AdamWSlot, AttentionKind, Dropout, Dtype, Gelu, Op, Phase, PhaseId, Plan, Role, Tensor,
-    TensorId, WeightLayout, arena,
+    AdamWConfig, AdamWSlot, AttentionKind, Dropout, Dtype, Gelu, Op, Operands, Phase, PhaseId, Plan, Role,
+    Tensor, TensorId, WeightLayout, arena,
 };
 
 /// Weights of a linear layer, as `Conv1D`: `w` is `[C, O]`, `bias` is `[O]`.
@@ -110,6 +110,12 @@ impl Builder {
         shape
     }
 
+    /// Kernels index by these integers, so their limit must keep them inside what they index.
+    fn assert_below(&self, id: TensorId, bound: usize) {
+        let Tensor { name, limit, .. } = &self.tensors[id.index()];
+        assert!(limit.is_some_and(|l| l as usize <= bound), "`{name}` is not known to be below {bound}");
+    }
+
     // ---- phases ----
 
     /// Begins a phase: operators go to it until the next begins.
@@ -150,6 +156,10 @@ impl Builder {
         let c = self.width(wte);
         assert!(t <= self.shape(wpe)[0], "more columns than positions");
         assert_eq!(c, self.width(wpe), "embeddings of different widths");
+        self.assert_below(tokens, self.shape(wte)[0]);
+        if let Some(position) = position {
+            self.assert_below(position, self.shape(wpe)[0] - t + 1);
+        }
         let out = self.activation("embed", &[batch, t, c]);
         self.push(Op::Embed { tokens, position, wte, wpe, out });
         out
@@ -244,6 +254,12 @@ impl Builder {
         kind: AttentionKind,
     ) -> TensorId {
         let (batch, t, c) = (self.shape(qkv)[0], self.shape(qkv)[1], self.width(qkv) / 3);
+        let cached = self.shape(k_cache)[1];
+        assert_eq!(c % n_head, 0, "width not divisible by heads");
+        assert_eq!(self.shape(k_cache), [batch, cached, c], "cache of another shape");
+        assert_eq!(self.shape(v_cache), [batch, cached, c], "cache of another shape");
+        assert!(t <= cached, "more new positions than the cache holds");
+        self.assert_below(position, cached - t + 1);
         let out = self.activation("cached_attention", &[batch, t, c]);
         self.push(Op::CachedAttention { qkv, k_cache, v_cache, position, n_head, kind, out });
         out
@@ -270,6 +286,8 @@ impl Builder {
         assert_eq!(self.tensors[x.index()].rows(), rows, "one target a row");
         let padded = self.shape(wte)[0];
         assert!((1..=padded).contains(&vocab_size), "vocabulary larger than its table");
+        assert_eq!(self.width(x), self.width(wte), "classifier of another width");
+        self.assert_below(targets, vocab_size);
         let slice_rows = (MAX_LOGITS / padded / 64 * 64).clamp(1, rows);
         let logits = self.tensor("logits", &[slice_rows, padded], Dtype::Real, Role::Workspace);
         let losses = self.tensor("losses", &[rows], Dtype::Real, Role::Output);
@@ -279,6 +297,7 @@ impl Builder {
 
     /// Row `row` of each batch entry: `[B, T, C]` to `[B, 1, C]`.
     pub fn select_row(&mut self, x: TensorId, row: TensorId) -> TensorId {
+        self.assert_below(row, self.shape(x)[1]);
         let out = self.activation("select_row", &[self.shape(x)[0], 1, self.width(x)]);
         self.push(Op::SelectRow { x, row, out });
         out
@@ -320,7 +339,24 @@ impl Builder {
 
     /// Places every tensor and closes the plan.
     pub fn finish(self) -> Plan {
+        self.assert_written_before_read();
         let (offsets, arena_bytes) = arena::place(&self.tensors, &self.phases);
         Plan { tensors: self.tensors, phases: self.phases, offsets, arena_bytes }
+    }
+
+    /// What lives only inside a phase must come from that phase.
+    fn assert_written_before_read(&self) {
+        for phase in &self.phases {
+            let mut written = HashSet::new();
+            for op in &phase.ops {
+                let Operands { reads, writes } = op.operands();
+                for id in reads {
+                    let Tensor { name, role, .. } = &self.tensors[id.index()];
+                    let known = !role.is_transient() || written.contains(&id);
+                    assert!(known, "`{name}` is read by {} but not written in `{}`", op.name(), phase.name);
+                }
+                written.extend(writes);
+            }
+        }
     }
 }

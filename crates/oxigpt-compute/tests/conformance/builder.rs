@@ -110,11 +110,87 @@ fn costs_of_a_small_plan() {
     assert_eq!(plan.phase(phase).ops[0].cost(&plan).bytes, 4.0 * (64.0 + 48.0 + 192.0));
 }
 
+/// The message of the panic of a programmer's error.
+fn refused(build: impl FnOnce(&mut Builder) + std::panic::UnwindSafe) -> String {
+    let error = std::panic::catch_unwind(|| {
+        let mut b = Builder::new();
+        b.begin("train");
+        build(&mut b);
+        b.finish()
+    });
+    let message = error.expect_err("a panic");
+    let fixed = message.downcast_ref::<&str>().map(|m| (*m).to_owned());
+    fixed.unwrap_or_else(|| *message.downcast::<String>().expect("a message"))
+}
+
 #[test]
-#[should_panic(expected = "linear of another width")]
-fn linear_of_another_width() {
-    let mut b = Builder::new();
-    let (x, _) = two_inputs(&mut b);
-    let w = b.parameter("w", &[5, 5]);
-    b.linear(x, LinearWeights { w, bias: None });
+fn shapes_and_limits_are_checked() {
+    let message = refused(|b| {
+        let (x, w) = (b.input("x", &[2, 3, 4]), b.parameter("w", &[5, 5]));
+        b.linear(x, LinearWeights { w, bias: None });
+    });
+    assert!(message.contains("linear of another width"), "{message}");
+
+    let message = refused(|b| {
+        let (wte, wpe) = (b.parameter("wte", &[9, 4]), b.parameter("wpe", &[3, 4]));
+        let tokens = b.input_u32("tokens", &[1, 3], 10);
+        b.embed(tokens, None, wte, wpe);
+    });
+    assert_eq!(message, "`tokens` is not known to be below 9");
+
+    let message = refused(|b| {
+        let (x, row) = (b.input("x", &[2, 3, 4]), b.counters("row", &[1]));
+        b.select_row(x, row);
+    });
+    assert_eq!(message, "`row` is not known to be below 3");
+
+    let message = refused(|b| {
+        let caches = (b.cache("k", &[1, 8, 4]), b.cache("v", &[1, 8, 4]));
+        let (qkv, position) = (b.input("qkv", &[1, 2, 12]), b.input_u32("position", &[1], 8));
+        b.cached_attention(qkv, caches, position, 2, AttentionKind::Softmax);
+    });
+    assert_eq!(message, "`position` is not known to be below 7");
+}
+
+#[test]
+fn reading_what_another_phase_wrote_is_refused() {
+    let message = refused(|b| {
+        let x = b.input("x", &[2, 3, 4]);
+        let y = b.gelu(x, Gelu::Tanh);
+        b.begin("next");
+        b.gelu(y, Gelu::Tanh);
+    });
+    assert_eq!(message, "`gelu` is read by gelu but not written in `next`");
+}
+
+/// No gradient is lost in silence.
+#[test]
+fn backward_refuses_what_it_cannot_differentiate() {
+    let losses = |b: &mut Builder, x: TensorId| {
+        let rows = b.shape(x)[0];
+        let (head, targets) = (b.parameter("head", &[8, 4]), b.input_u32("targets", &[rows], 8));
+        let losses = b.classifier(x, head, targets, 8);
+        b.backward(losses, 1.0);
+        losses
+    };
+    let message = refused(|b| {
+        let (x, row) = (b.input("x", &[2, 3, 4]), b.input_u32("row", &[1], 3));
+        let y = b.select_row(x, row);
+        losses(b, y);
+    });
+    assert_eq!(message, "select_row has no adjoint");
+
+    let message = refused(|b| {
+        let (x, start) = (b.input("x", &[2, 4]), b.parameter("start", &[2, 4]));
+        let y = b.add(x, start);
+        losses(b, y);
+    });
+    assert_eq!(message, "parameter `start` is used as an activation");
+
+    let message = refused(|b| {
+        let x = b.input("x", &[2, 4]);
+        let losses = losses(b, x);
+        b.backward(losses, 1.0);
+    });
+    assert!(message.contains("this phase has its adjoints already"), "{message}");
 }

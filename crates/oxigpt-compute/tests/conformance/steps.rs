@@ -142,14 +142,14 @@ fn cache_gives_what_full_attention_gives() {
     let full = d.b.attention(qkv, 2, AttentionKind::Softmax, None);
     d.b.mark_output(full);
     let caches = (d.b.cache("k", &[2, t + 3, C]), d.b.cache("v", &[2, t + 3, C]));
-    let position = d.counters("position", &[0]);
     let mut pieces = Vec::new();
     for (i, piece) in PIECES.into_iter().enumerate() {
         let phase = d.b.begin(&format!("piece {i}"));
         let part = d.normal(&format!("part {i}"), &[2, piece, 3 * C], 0.0, 1.0);
+        let position = d.index(&format!("position {i}"), 0, t + 3 - piece + 1);
         let out = d.b.cached_attention(part, caches, position, 2, AttentionKind::Softmax);
         d.b.mark_output(out);
-        pieces.push((piece, phase, part, out));
+        pieces.push((piece, phase, part, position, out));
     }
     let case = d.finish();
     for row in backends() {
@@ -158,7 +158,7 @@ fn cache_gives_what_full_attention_gives() {
         session.run(case.phase("train"));
         let expected = download(&session, full);
         let mut done = 0;
-        for &(piece, phase, part, out) in &pieces {
+        for &(piece, phase, part, position, out) in &pieces {
             let rows = |values: &[f64], width: usize| -> Vec<f64> {
                 values
                     .chunks(t * width)
