@@ -1,6 +1,7 @@
 //! Linear layers and their adjoints: matrix products with what rides on their tiles.
 
-use super::elementwise::gelu_slice;
+use super::elementwise::{self, gelu_slice};
+use super::few_rows;
 use super::gemm::{Matrix, Product, parallel_product};
 use super::memory::Shared;
 use super::pool::Pool;
@@ -30,9 +31,19 @@ pub(super) fn linear(
     (x, w, bias): (Shared, Shared, Option<&[f32]>),
     gelu: Option<(Gelu, Shared)>,
     out: Shared,
+    scratch: &mut [f32],
 ) {
     let Sizes { rows, n_in, n_out, layout } = sizes;
     let product_result = gelu.map_or(out, |(_, before)| before);
+    if rows <= few_rows::MAX_ROWS {
+        // SAFETY: operands are distinct tensors, and nobody writes to these two.
+        let (x, w) = unsafe { (x.all(), w.all()) };
+        few_rows::linear(pool, sizes, (x, w, bias), product_result, scratch);
+        if let Some((kind, before)) = gelu {
+            elementwise::gelu(pool, kind, before, out);
+        }
+        return;
+    }
     let c = Matrix::new(product_result, rows, n_out);
     let of = Product {
         c,

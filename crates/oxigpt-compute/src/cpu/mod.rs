@@ -7,6 +7,7 @@ mod attention;
 mod classifier;
 mod elementwise;
 mod embed;
+mod few_rows;
 mod gemm;
 mod linear;
 mod memory;
@@ -53,7 +54,7 @@ pub struct Cpu {
 struct Scratch {
     /// Strips of attention scores, one part a thread.
     attention: Vec<f32>,
-    /// Partial column sums.
+    /// Partial sums of columns, and of products over few rows.
     partials: Vec<f32>,
     /// Chunks of all parameters, in the order of the optimiser.
     chunks: Vec<Chunk>,
@@ -85,6 +86,9 @@ impl Scratch {
                 Op::LayerNormBackward { dout, .. }
                 | Op::LinearBackwardWeight { dout, dbias: Some(_), .. } => {
                     partials_len = partials_len.max(norm::partials_len(plan.tensor(*dout).width()));
+                }
+                Op::Linear { out, .. } if plan.tensor(*out).rows() <= few_rows::MAX_ROWS => {
+                    partials_len = partials_len.max(few_rows::scratch_len(plan.tensor(*out).width()));
                 }
                 Op::GradNorm { gradients, .. } => {
                     scratch.chunks = optimizer::chunks(gradients.iter().map(|&g| plan.tensor(g).len()));
@@ -302,8 +306,9 @@ impl<'a> Execution<'a> {
                 self.pool,
                 self.sizes(x, out, layout),
                 (self.arena.real(x), self.arena.real(w), bias.map(|b| self.read(b))),
-                gelu.map(|(kind, before)| (kind, self.real(before))),
-                self.real(out),
+                gelu.map(|(kind, before)| (kind, self.arena.real(before))),
+                self.arena.real(out),
+                &mut self.scratch.partials,
             ),
             Op::LinearBackwardInput { dout, w, layout, dx } => {
                 let sizes = self.sizes(dx, dout, layout);

@@ -109,7 +109,9 @@ vectorised! {
             let normalised = (x[i] - mean) * rstd;
             dweight[i] = dout[i].mul_add(normalised, dweight[i]);
             dbias[i] += dout[i];
-            dx[i] = rstd * normalised.mul_add(-gn_mean, dout[i].mul_add(weight[i], -g_mean));
+            // Rounded like the mean's own terms, so that rows of one element cancel exactly.
+            let g = dout[i] * weight[i];
+            dx[i] = rstd * normalised.mul_add(-gn_mean, g - g_mean);
         }
         if let Some(addend) = addend {
             for (dx, addend) in dx.iter_mut().zip(addend) {
