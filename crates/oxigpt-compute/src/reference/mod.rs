@@ -12,7 +12,7 @@ mod update;
 use std::sync::Arc;
 
 use crate::dropout::Mask;
-use crate::{Backend, Builder, Data, DataMut, Dropout, Dtype, Error, Op, Plan, Role, TensorId};
+use crate::{Backend, Builder, Data, DataMut, Dropout, Dtype, Error, Op, Plan, Role, Tensor, TensorId};
 
 /// The elements of one tensor.
 enum Values {
@@ -255,22 +255,33 @@ impl MaskF64 {
     }
 }
 
+/// Zero, or NaN for what a phase must write before it reads; `None` where memory does not suffice.
+fn initial(tensor: &Tensor) -> Option<Values> {
+    match (tensor.role, tensor.dtype) {
+        // The classifier here keeps one row of logits of its own.
+        (Role::Workspace, _) => Some(Values::Real(Vec::new())),
+        (_, Dtype::U32) => filled(tensor.len(), 0).map(Values::U32),
+        (role, Dtype::Real) if role.is_transient() => filled(tensor.len(), f64::NAN).map(Values::Real),
+        _ => filled(tensor.len(), 0.0).map(Values::Real),
+    }
+}
+
+fn filled<T: Copy>(len: usize, value: T) -> Option<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).ok()?;
+    values.resize(len, value);
+    Some(values)
+}
+
 impl Backend for Reference {
     fn name(&self) -> &'static str {
         "reference"
     }
 
     fn prepare(&mut self, plan: Arc<Plan>) -> Result<(), Error> {
-        self.values = plan
-            .tensors()
-            .map(|(_, tensor)| match tensor.dtype {
-                // The classifier here keeps one row of logits of its own.
-                _ if tensor.role == Role::Workspace => Values::Real(Vec::new()),
-                Dtype::U32 => Values::U32(vec![0; tensor.len()]),
-                Dtype::Real if tensor.role.is_transient() => Values::Real(vec![f64::NAN; tensor.len()]),
-                Dtype::Real => Values::Real(vec![0.0; tensor.len()]),
-            })
-            .collect();
+        let bytes = 2 * plan.arena_bytes();
+        let values: Option<Vec<Values>> = plan.tensors().map(|(_, tensor)| initial(tensor)).collect();
+        self.values = values.ok_or(Error::OutOfMemory { backend: "reference", bytes })?;
         self.plan = plan;
         Ok(())
     }

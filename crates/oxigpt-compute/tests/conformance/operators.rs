@@ -4,6 +4,7 @@
 
 use oxigpt_compute::{AdamWConfig, AttentionKind, Dropout, Gelu, LinearWeights, NormWeights, TensorId};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use crate::case::{Case, Draft};
 
@@ -21,8 +22,10 @@ const AWKWARD: [(usize, usize, usize, usize); 10] = [
     (4, 16, 128, 384),
 ];
 
+/// The same shapes every time, so that a failure is the fault of a change.
 fn random() -> ProptestConfig {
-    ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() }
+    let rng_seed = RngSeed::Fixed(1);
+    ProptestConfig { cases: 24, failure_persistence: None, rng_seed, ..ProptestConfig::default() }
 }
 
 fn dropout(d: &mut Draft, p: f32, site: u32) -> Option<Dropout> {

@@ -1,0 +1,90 @@
+//! Sessions on every backend: what they refuse and with which words, and what they report.
+
+use oxigpt_compute::{Builder, Data, Error, Gelu, PhaseId, Plan, Role, Session, TensorId};
+
+use crate::{Make, backends};
+
+struct Small {
+    plan: Plan,
+    phase: PhaseId,
+    x: TensorId,
+    words: TensorId,
+    y: TensorId,
+}
+
+fn small() -> Small {
+    let mut b = Builder::new();
+    let phase = b.begin("forward");
+    let (x, words) = (b.input("x", &[2, 3]), b.input_u32("words", &[4], 10));
+    let y = b.gelu(x, Gelu::Tanh);
+    b.mark_output(y);
+    Small { plan: b.finish(), phase, x, words, y }
+}
+
+fn makes() -> impl Iterator<Item = (&'static str, Make)> {
+    backends().into_iter().flat_map(|row| row.variants)
+}
+
+#[test]
+fn wrong_data_is_refused() {
+    for (label, make) in makes() {
+        let Small { plan, x, words, y, .. } = small();
+        let mut session = Session::new(plan, make()).unwrap();
+        let refused = |result: Result<(), Error>| {
+            let error = result.expect_err(label);
+            (error.to_string(), error.hint())
+        };
+        let message = "tensor `x` has 6 elements, but 5 were given".to_owned();
+        assert_eq!(refused(session.upload(x, Data::F32(&[0.0; 5]))), (message.clone(), None));
+        assert_eq!(refused(session.upload(x, Data::F64(&[0.0; 5]))), (message, None));
+        let message = "tensor `x` holds reals, not integers".to_owned();
+        assert_eq!(refused(session.upload(x, Data::U32(&[0; 6]))), (message, None));
+        let message = "tensor `words` holds integers, not reals".to_owned();
+        assert_eq!(refused(session.download(words, &mut [0.0; 4])), (message, None));
+        let message = "tensor `gelu` has 6 elements, but 7 were given".to_owned();
+        assert_eq!(refused(session.download_f64(y, &mut [0.0; 7])), (message, None));
+        let (message, hint) = refused(session.upload(words, Data::U32(&[0, 9, 10, 3])));
+        assert_eq!(message, "`words`[2] is 10, but must be below 10");
+        assert!(hint.is_some_and(|h| h.contains("larger vocabulary")));
+    }
+}
+
+#[test]
+fn a_plan_larger_than_any_memory_is_refused() {
+    for (label, make) in makes() {
+        let mut b = Builder::new();
+        b.parameter("w", &[1 << 22, 1 << 24]);
+        let error = Session::new(b.finish(), make()).err().expect(label);
+        assert!(matches!(error, Error::OutOfMemory { .. }), "{label}: {error}");
+        assert!(error.to_string().contains("GiB"), "{error}");
+        assert!(error.hint().is_some_and(|h| h.contains("batch_size")));
+    }
+}
+
+#[test]
+fn runs_are_counted_while_profiling_only() {
+    for (_, make) in makes() {
+        let Small { plan, phase, .. } = small();
+        let mut session = Session::new(plan, make()).unwrap();
+        session.run(phase);
+        assert!(session.profile(phase).is_none());
+        session.start_profile();
+        session.run(phase);
+        session.run(phase);
+        let runs: Vec<u32> = session.profile(phase).unwrap().iter().map(|op| op.runs).collect();
+        assert_eq!(runs, [2]);
+    }
+}
+
+/// `x`, `words` and `y` take one line of 64 bytes each.
+#[test]
+fn memory_is_known() {
+    let Small { plan, .. } = small();
+    assert_eq!(plan.arena_bytes(), 3 * Plan::ALIGNMENT);
+    let by_role: Vec<(Role, usize)> = plan.memory_by_role().into_iter().collect();
+    assert_eq!(by_role, [(Role::Input, 128), (Role::Output, 64), (Role::Activation, 0)]);
+    for (_, make) in makes() {
+        let session = Session::new(plan.clone(), make()).unwrap();
+        assert!(session.memory_bytes() >= plan.arena_bytes());
+    }
+}
