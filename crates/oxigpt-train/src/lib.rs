@@ -1,3 +1,30 @@
-//! Placeholder while the crates are being laid out.
+//! Training runs: settings, the loop, checkpoints, metrics, run directories.
+//!
+//! [`train`] carries out a [`Request`] and tells an [`Observer`] what happens. It never parses a command line and
+//! never prints. [`Estimate`] says what a run will take before it takes it.
 
+mod checkpoint;
+mod corpus;
+mod divergence;
+mod durable;
+mod error;
+mod estimate;
+mod event;
+pub mod machine;
+mod metrics;
+mod resume;
+mod run;
+mod run_dir;
+mod sampler;
+mod schedule;
 pub mod settings;
+mod trainer;
+
+pub use corpus::open_dataset;
+pub use divergence::{DataPosition, Divergence, GradientNorm};
+pub use error::Error;
+pub use estimate::Estimate;
+pub use event::{Eval, Event, Observer, Sample, Saved, Started, Summary, Train};
+pub use run::{Outcome, Request, train};
+pub use schedule::learning_rate;
+pub use trainer::{StepReport, Trainer};

@@ -1,0 +1,242 @@
+//! What can go wrong with a run, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error as ThisError;
+
+use crate::divergence::Divergence;
+use crate::settings::SettingsError;
+
+/// Errors of training.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// Settings that cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Data that cannot be used.
+    #[error(transparent)]
+    Data(#[from] oxigpt_data::Error),
+    /// A text that the tokenizer cannot spell.
+    #[error("{what}: {source}")]
+    Text {
+        /// Which text.
+        what: &'static str,
+        /// Why not.
+        source: oxigpt_text::Error,
+    },
+    /// A model that cannot be, or files of one.
+    #[error(transparent)]
+    Model(#[from] oxigpt_model::Error),
+    /// The plan and its backend.
+    #[error(transparent)]
+    Compute(#[from] oxigpt_compute::Error),
+    /// A file that cannot be read or written; the message names it.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+
+    /// A way to start that this version does not know.
+    #[error("init_from = \"{value}\" is not available yet in this version")]
+    InitFrom {
+        /// What was asked for.
+        value: String,
+    },
+    /// The directory has another run in it.
+    #[error("{dir} already holds a run ({found})", dir = dir.display())]
+    RunExists {
+        /// Run directory.
+        dir: PathBuf,
+        /// What shows it.
+        found: &'static str,
+    },
+    /// The run directory is a file.
+    #[error("{path} is a file; a run needs a directory", path = path.display())]
+    OutIsFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is nothing to resume.
+    #[error("there is no run to resume in {dir}: it has no {missing}", dir = dir.display())]
+    NoRun {
+        /// Run directory.
+        dir: PathBuf,
+        /// What a run would have.
+        missing: &'static str,
+    },
+    /// Another process is at work there.
+    #[error("{dir}: another process is training this run", dir = dir.display())]
+    Busy {
+        /// Run directory.
+        dir: PathBuf,
+    },
+    /// Settings that would change what has been.
+    #[error("`{key}` was {was} when this run began, and cannot become {now}")]
+    Changed {
+        /// Key.
+        key: String,
+        /// Its value in the checkpoint.
+        was: String,
+        /// Its value now.
+        now: String,
+    },
+    /// Other data than before.
+    #[error("{dataset} is not the data that this run began with: its hash is {now}, and was {was}",
+        dataset = dataset.display())]
+    OtherData {
+        /// Data directory.
+        dataset: PathBuf,
+        /// Hash in the checkpoint.
+        was: String,
+        /// Hash of the data now.
+        now: String,
+    },
+    /// The run is already longer than it should become.
+    #[error("this run has already made {step} updates, more than max_iters = {max_iters}")]
+    Beyond {
+        /// Updates made.
+        step: u64,
+        /// Updates asked for.
+        max_iters: u64,
+    },
+    /// A file of a checkpoint is not what it should be.
+    #[error("{path}: {reason}", path = path.display())]
+    BadCheckpoint {
+        /// File.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A checkpoint could not be written.
+    #[error("checkpoint {name} could not be saved: {source}")]
+    Save {
+        /// Checkpoint.
+        name: String,
+        /// The one before, which is as it was.
+        previous: Option<String>,
+        /// Why.
+        source: Box<Error>,
+    },
+
+    /// The data directory has no tokens of a split.
+    #[error("{dataset} has no {split} tokens", dataset = dataset.display())]
+    NoSplit {
+        /// Data directory.
+        dataset: PathBuf,
+        /// `train` or `val`.
+        split: &'static str,
+    },
+    /// Nobody says how many words there are.
+    #[error("{dataset} does not say how large its vocabulary is", dataset = dataset.display())]
+    UnknownVocab {
+        /// Data directory.
+        dataset: PathBuf,
+    },
+    /// The model has fewer words than the tokenizer.
+    #[error("vocab_size = {vocab_size}, but the tokenizer of {dataset} has {needed} tokens",
+        dataset = dataset.display())]
+    SmallVocab {
+        /// Words of the model.
+        vocab_size: usize,
+        /// Words of the tokenizer.
+        needed: usize,
+        /// Data directory.
+        dataset: PathBuf,
+    },
+    /// More updates than can be counted.
+    #[error("max_iters = {max_iters} is more than the {limit} updates that can be counted", limit = u32::MAX)]
+    TooManySteps {
+        /// Updates asked for.
+        max_iters: usize,
+    },
+    /// The machine is too small.
+    #[error("the run needs {needed} of memory, and {available} are available",
+        needed = gibibytes(*needed), available = gibibytes(*available))]
+    Memory {
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes there are.
+        available: u64,
+    },
+    /// Numbers that are none.
+    #[error("training has diverged: {0}")]
+    Diverged(Box<Divergence>),
+}
+
+fn gibibytes(bytes: u64) -> String {
+    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
+}
+
+impl Error {
+    pub(crate) fn bad_checkpoint(path: &Path, reason: impl ToString) -> Self {
+        Error::BadCheckpoint { path: path.into(), reason: reason.to_string() }
+    }
+
+    /// What to do about it: one sentence.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::Settings(error) => return error.hint(),
+            Error::Data(error) => return error.hint(),
+            Error::Text { source, .. } => return source.hint(),
+            Error::Model(oxigpt_model::Error::Io(error)) | Error::Io(error) => return io_hint(error),
+            Error::Model(error) => return error.hint(),
+            Error::Compute(error) => return error.hint(),
+            Error::Diverged(report) => return Some(report.hint()),
+            Error::Save { previous, source, .. } => return Some(save_hint(previous.as_deref(), source)),
+            Error::RunExists { dir, .. } => {
+                let dir = dir.display();
+                return Some(format!(
+                    "go on with it by --init_from=resume --out_dir={dir}, or choose another --out_dir"
+                ));
+            }
+            Error::Changed { key, was, .. } => {
+                return Some(format!("leave --{key} at {was}, or start another run with another --out_dir"));
+            }
+            Error::InitFrom { .. } => "use scratch or resume",
+            Error::OutIsFile { .. } => "choose another --out_dir",
+            Error::NoRun { .. } => {
+                "leave out --init_from=resume to start one, or name the run directory with --out_dir=DIR"
+            }
+            Error::Busy { .. } => "wait for it to end, or stop it, or choose another --out_dir",
+            Error::OtherData { .. } => "put the data back as they were, or start another run",
+            Error::Beyond { .. } => "raise --max_iters to train on",
+            Error::BadCheckpoint { .. } => {
+                "the file is damaged; remove its checkpoint and resume from the one before, or start again"
+            }
+            Error::NoSplit { .. } => "prepare the data with a part for training and a part for validation",
+            Error::UnknownVocab { .. } => {
+                "set --vocab_size=N to the number of tokens; GPT-2's tokenizer has 50257"
+            }
+            Error::SmallVocab { needed, .. } => {
+                return Some(format!("leave vocab_size out, or set --vocab_size={needed} or more"));
+            }
+            Error::TooManySteps { .. } => "set a smaller --max_iters; a resumed run can raise it",
+            Error::Memory { .. } => {
+                "lower batch_size (total_batch_size keeps the step the same), block_size or the model; `oxigpt plan` \
+                 shows where the memory goes"
+            }
+        };
+        Some(hint.into())
+    }
+}
+
+fn save_hint(previous: Option<&str>, source: &Error) -> String {
+    let cause = source.hint().unwrap_or_else(|| "see to what the message says".into());
+    match previous {
+        Some(name) => format!("{cause}; {name} is whole, --init_from=resume goes on from there"),
+        None => cause,
+    }
+}
+
+fn io_hint(error: &io::Error) -> Option<String> {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "free some disk space"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "check the permissions of the file and of its directory"
+        }
+        io::ErrorKind::NotFound => "check the path",
+        _ => return None,
+    };
+    Some(hint.into())
+}

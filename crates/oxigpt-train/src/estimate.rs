@@ -1,0 +1,87 @@
+//! What a run will take, before it takes it: parameters, memory, operations and time, all read off the plan.
+
+use std::collections::BTreeMap;
+
+use oxigpt_compute::{Cost, Plan, Role};
+use oxigpt_model::{ModelConfig, ParameterCount, TrainPlan};
+
+use crate::error::Error;
+use crate::settings::Settings;
+
+/// What a run will take. Making one allocates nothing of it.
+#[derive(Clone, Debug)]
+pub struct Estimate {
+    /// The model.
+    pub config: ModelConfig,
+    /// Its weights.
+    pub parameters: ParameterCount,
+    /// Micro-batches of a step.
+    pub micro_batches: usize,
+    /// Tokens of a step.
+    pub tokens_per_step: usize,
+    /// Bytes of the plan's tensors by role; activations share one region.
+    pub memory: BTreeMap<Role, usize>,
+    /// Their sum.
+    pub memory_bytes: usize,
+    /// Bytes that writing a checkpoint takes on top, for its largest tensor.
+    pub checkpoint_buffer_bytes: usize,
+    /// Of one step: all micro-batches and the update. Operations are those of matrix products as the plan counts
+    /// them (a multiply and an add are two, causal attention counts its lower half): what model-FLOPs utilisation
+    /// is computed from.
+    pub step: Cost,
+    /// Every operator of a step with how often it runs.
+    operators: Vec<(Cost, usize)>,
+}
+
+impl Estimate {
+    /// Of the run that resolved `settings` describe, on data of `vocab_size` tokens.
+    ///
+    /// # Errors
+    /// If there can be no such model or batch.
+    pub fn of(settings: &Settings, vocab_size: usize) -> Result<Estimate, Error> {
+        let config = settings.model_config(vocab_size);
+        let (plan, handles) = TrainPlan::build(&config, &settings.train_shape())?;
+        Ok(Estimate::of_plan(settings, &config, &plan, &handles))
+    }
+
+    pub(crate) fn of_plan(
+        settings: &Settings,
+        config: &ModelConfig,
+        plan: &Plan,
+        handles: &TrainPlan,
+    ) -> Estimate {
+        let micro_batches = settings.tokens_per_step() / settings.tokens_per_micro_batch();
+        let phases = handles.phases;
+        let runs =
+            [(phases.first, 1), (phases.more, micro_batches - 1), (phases.norm, 1), (phases.update, 1)];
+        let operators: Vec<_> = runs
+            .iter()
+            .flat_map(|&(phase, n)| plan.phase(phase).ops.iter().map(move |op| (op.cost(plan), n)))
+            .collect();
+        let times =
+            |(cost, n): &(Cost, usize)| Cost { flops: cost.flops * *n as f64, bytes: cost.bytes * *n as f64 };
+        let saved = handles.parameters.entries().iter().map(|entry| plan.tensor(entry.id).bytes());
+        Estimate {
+            parameters: config.parameter_count(),
+            config: config.clone(),
+            micro_batches,
+            tokens_per_step: settings.tokens_per_step(),
+            memory: plan.memory_by_role(),
+            memory_bytes: plan.arena_bytes(),
+            checkpoint_buffer_bytes: saved.max().unwrap_or(0),
+            step: operators.iter().map(times).sum(),
+            operators,
+        }
+    }
+
+    /// Seconds of a step on a machine of `flops` operations and `bytes` of memory a second, if every operator
+    /// runs at the limit that binds it: a lower bound.
+    pub fn step_seconds(&self, flops: f64, bytes: f64) -> f64 {
+        self.operators.iter().map(|(cost, n)| *n as f64 * (cost.flops / flops).max(cost.bytes / bytes)).sum()
+    }
+
+    /// The loss of a model that has learned nothing: the logarithm of the vocabulary.
+    pub fn initial_loss(&self) -> f64 {
+        (self.config.vocab_size as f64).ln()
+    }
+}

@@ -1,0 +1,142 @@
+//! The record of a run: `metrics.jsonl`, one JSON object an event, and `log.txt`, build-nanogpt's lines for people.
+//!
+//! Both only grow. A run that is resumed first drops what was recorded beyond the step it goes on from: it will
+//! happen again.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use fs_err as fs;
+use serde_json::Value;
+
+use crate::durable;
+use crate::error::Error;
+use crate::event::Event;
+use crate::run_dir::{LOG, METRICS};
+
+/// The open files.
+pub(crate) struct Metrics {
+    events: fs::File,
+    log: fs::File,
+}
+
+impl Metrics {
+    /// Opens the files of the run in `root`, without what belongs to updates after `step`.
+    pub(crate) fn open(root: &Path, step: u64) -> Result<Metrics, Error> {
+        let open = |name: &str, keep: fn(&str, u64) -> bool| {
+            let path = root.join(name);
+            drop_lines(&path, |line| keep(line, step))?;
+            fs::OpenOptions::new().create(true).append(true).open(&path)
+        };
+        Ok(Metrics { events: open(METRICS, keeps_event)?, log: open(LOG, keeps_log_line)? })
+    }
+
+    /// Appends an event.
+    pub(crate) fn record(&mut self, event: &Event) -> Result<(), Error> {
+        let mut line = serde_json::to_vec(event).map_err(io::Error::from)?;
+        line.push(b'\n');
+        self.events.write_all(&line)?;
+        match event {
+            Event::Train(train) => writeln!(self.log, "{} train {:.6}", train.step, train.loss)?,
+            Event::Eval(eval) => writeln!(self.log, "{} val {:.4}", eval.step, eval.val_loss)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Makes all that was recorded durable.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.events.sync_data()?;
+        Ok(self.log.sync_data()?)
+    }
+}
+
+/// Rewrites a file without the lines that are not to be kept, unless it has none of them.
+fn drop_lines(path: &Path, keep: impl Fn(&str) -> bool) -> io::Result<()> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        text => String::from_utf8_lossy(&text?).into_owned(),
+    };
+    // A last line without its end was cut off, whatever it says.
+    let kept: String = text.split_inclusive('\n').filter(|line| line.ends_with('\n') && keep(line)).collect();
+    if kept.len() == text.len() { Ok(()) } else { durable::replace(path, kept.as_bytes()) }
+}
+
+/// An update is counted by how many were made before it, everything else by how many were made.
+fn keeps_event(line: &str, step: u64) -> bool {
+    let Ok(event) = serde_json::from_str::<Value>(line) else { return false };
+    let updates_made = u64::from(event["event"] == "train");
+    event["step"].as_u64().is_some_and(|at| at + updates_made <= step)
+}
+
+fn keeps_log_line(line: &str, step: u64) -> bool {
+    let mut words = line.split_whitespace();
+    let (Some(at), Some(stream)) = (words.next(), words.next()) else { return false };
+    at.parse::<u64>().is_ok_and(|at| at + u64::from(stream == "train") <= step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Eval, Train};
+
+    fn train(step: u64) -> Event {
+        Event::Train(Train {
+            step,
+            loss: 4.25,
+            lr: 1e-3,
+            grad_norm: 0.5,
+            step_ms: 2.0,
+            tokens_per_s: 3.0,
+            mfu: 0.1,
+        })
+    }
+
+    fn eval(step: u64) -> Event {
+        Event::Eval(Eval { step, train_loss: 4.0, val_loss: 4.125, tokens: 64, eval_ms: 1.0 })
+    }
+
+    #[test]
+    fn lines_are_those_of_the_agreement() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::open(dir.path(), 0).unwrap();
+        metrics.record(&train(7)).unwrap();
+        metrics.record(&eval(8)).unwrap();
+        let text = fs::read_to_string(dir.path().join(METRICS)).unwrap();
+        assert_eq!(
+            text,
+            "{\"event\":\"train\",\"step\":7,\"loss\":4.25,\"lr\":0.001,\"grad_norm\":0.5,\"step_ms\":2.0,\
+             \"tokens_per_s\":3.0,\"mfu\":0.1}\n\
+             {\"event\":\"eval\",\"step\":8,\"train_loss\":4.0,\"val_loss\":4.125,\"tokens\":64,\"eval_ms\":1.0}\n"
+        );
+        assert_eq!(fs::read_to_string(dir.path().join(LOG)).unwrap(), "7 train 4.250000\n8 val 4.1250\n");
+    }
+
+    #[test]
+    fn resuming_drops_what_will_happen_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::open(dir.path(), 0).unwrap();
+        for event in [eval(0), train(0), train(1), eval(2), train(2), eval(3)] {
+            metrics.record(&event).unwrap();
+        }
+        let path = dir.path().join(METRICS);
+        let whole = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("{whole}{{\"event\":\"train\",\"st")).unwrap();
+        Metrics::open(dir.path(), 2).unwrap();
+        let kept: String = whole.split_inclusive('\n').take(4).collect();
+        assert_eq!(fs::read_to_string(&path).unwrap(), kept);
+        assert_eq!(
+            fs::read_to_string(dir.path().join(LOG)).unwrap(),
+            "0 val 4.1250\n0 train 4.250000\n1 train 4.250000\n2 val 4.1250\n"
+        );
+    }
+
+    #[test]
+    fn a_last_line_without_its_end_goes_even_if_it_reads_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOG);
+        fs::write(&path, "0 val 4.1250\n0 train 4.25").unwrap();
+        Metrics::open(dir.path(), 5).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "0 val 4.1250\n");
+    }
+}

@@ -1,0 +1,360 @@
+//! A run from its beginning to its end: everything is checked, then made, then the loop.
+//!
+//! "After `step` updates" is the one clock of a run. What is due then (an evaluation, a sample, a checkpoint) happens
+//! before the next update, and none of it touches the weights or the order of the data.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use oxigpt_compute::{Plan, Session};
+use oxigpt_data::Split;
+use oxigpt_model::{Initial, ModelConfig, TrainPlan};
+
+use crate::checkpoint::{self, Best, Checkpoint, State};
+use crate::corpus::Corpus;
+use crate::error::Error;
+use crate::estimate::Estimate;
+use crate::event::{Eval, Event, Observer, Saved, Started, Summary, Train};
+use crate::machine;
+use crate::metrics::Metrics;
+use crate::resume;
+use crate::run_dir::{self, RunDir};
+use crate::sampler::Sampler;
+use crate::schedule::learning_rate;
+use crate::settings::Settings;
+use crate::trainer::Trainer;
+
+/// What is to be trained.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The configuration; need not be resolved yet.
+    pub settings: Settings,
+    /// Set from outside to end the run after the step at hand, with a checkpoint.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All updates were made.
+    Finished(Summary),
+    /// It was asked to stop, and can be resumed.
+    Interrupted(Summary),
+}
+
+/// Trains, or goes on training where `init_from` is `resume`.
+///
+/// All that can be wrong with the request is found before anything is allocated or written, but for built-in data,
+/// which are prepared when they are used first.
+///
+/// # Errors
+/// If the request cannot be carried out, a file cannot be written, or training diverges. Checkpoints that were
+/// saved before stay as they are.
+pub fn train(request: Request, observer: &mut dyn Observer) -> Result<Outcome, Error> {
+    let Request { settings, stop } = request;
+    let job = Job::check(settings.resolve()?)?;
+    let mut run = Run::begin(job, stop, observer)?;
+    let result = run.go();
+    if let Err(Error::Diverged(report)) = &result {
+        run.tell(Event::Failure(report.clone()))?;
+    }
+    result
+}
+
+/// A request that has been found to be possible.
+struct Job {
+    settings: Settings,
+    root: PathBuf,
+    corpus: Corpus,
+    config: ModelConfig,
+    plan: Plan,
+    handles: TrainPlan,
+    estimate: Estimate,
+    sampler: Option<Sampler>,
+    checkpoint: Option<Checkpoint>,
+    warnings: Vec<String>,
+}
+
+impl Job {
+    fn check(mut settings: Settings) -> Result<Job, Error> {
+        let root = PathBuf::from(&settings.out_dir);
+        let mut warnings = Vec::new();
+        let checkpoint = match settings.init_from.as_str() {
+            "scratch" => {
+                run_dir::check_vacant(&root)?;
+                None
+            }
+            "resume" => {
+                run_dir::check_begun(&root)?;
+                settings.init_from = "scratch".into();
+                checkpoint::open_latest(&root, &mut warnings)?
+            }
+            value => return Err(Error::InitFrom { value: value.into() }),
+        };
+        if u32::try_from(settings.max_iters).is_err() {
+            return Err(Error::TooManySteps { max_iters: settings.max_iters });
+        }
+        let corpus = Corpus::open(&settings)?;
+        let config = settings.model_config(corpus.vocab_size);
+        if let Some(checkpoint) = &checkpoint {
+            resume::check(&checkpoint.state, &settings, corpus.dataset.dir(), &corpus.hash)?;
+        }
+        let sampler = Sampler::new(&settings, &corpus, &mut warnings)?;
+        let (plan, handles) = TrainPlan::build(&config, &settings.train_shape())?;
+        let estimate = Estimate::of_plan(&settings, &config, &plan, &handles);
+        let needed = (estimate.memory_bytes + estimate.checkpoint_buffer_bytes) as u64;
+        if let Some(available) = machine::available_memory().filter(|&available| available < needed) {
+            return Err(Error::Memory { needed, available });
+        }
+        Ok(Job { settings, root, corpus, config, plan, handles, estimate, sampler, checkpoint, warnings })
+    }
+}
+
+/// A run at work.
+struct Run<'a> {
+    settings: Settings,
+    corpus: Corpus,
+    config: ModelConfig,
+    estimate: Estimate,
+    sampler: Option<Sampler>,
+    dir: RunDir,
+    trainer: Trainer,
+    metrics: Metrics,
+    state: State,
+    /// Step of the last checkpoint.
+    saved_at: Option<u64>,
+    peak_flops: f64,
+    stop: Arc<AtomicBool>,
+    observer: &'a mut dyn Observer,
+}
+
+impl<'a> Run<'a> {
+    fn begin(job: Job, stop: Arc<AtomicBool>, observer: &'a mut dyn Observer) -> Result<Run<'a>, Error> {
+        let Job { settings, root, corpus, config, plan, handles, estimate, sampler, checkpoint, warnings } =
+            job;
+        let peak_flops = machine::measure_flops(settings.threads)?;
+        let session = Session::new(plan, machine::backend(settings.threads)?)?;
+        let mut trainer = Trainer::new(&settings, session, handles, corpus.loader.clone());
+        let dir = RunDir::take(&root, &settings, &corpus)?;
+        checkpoint::clean_up(dir.root())?;
+        let saved_at = checkpoint.as_ref().map(|checkpoint| checkpoint.state.step);
+        let state = match checkpoint {
+            Some(checkpoint) => restore(&mut trainer, checkpoint)?,
+            None => {
+                let initial = Initial { config: &config, seed: settings.seed };
+                trainer.plan.parameters.upload(&mut trainer.session, &initial)?;
+                State::new(settings.seed, &corpus.hash)
+            }
+        };
+        dir.set_config(&settings)?;
+        let metrics = Metrics::open(dir.root(), trainer.step)?;
+        let mut run = Run {
+            settings,
+            corpus,
+            config,
+            estimate,
+            sampler,
+            dir,
+            trainer,
+            metrics,
+            state,
+            saved_at,
+            peak_flops,
+            stop,
+            observer,
+        };
+        run.tell(run.started())?;
+        for message in warnings {
+            run.warn(message)?;
+        }
+        Ok(run)
+    }
+
+    fn go(&mut self) -> Result<Outcome, Error> {
+        let end = self.settings.max_iters as u64;
+        loop {
+            if !self.state.settled && !self.stopping() {
+                self.settle(self.trainer.step == end)?;
+            }
+            if self.trainer.step == end && self.state.settled {
+                return self.finish(false).map(Outcome::Finished);
+            }
+            if self.stopping() {
+                self.save()?;
+                return self.finish(true).map(Outcome::Interrupted);
+            }
+            self.update()?;
+        }
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Makes one update.
+    fn update(&mut self) -> Result<(), Error> {
+        let step = self.trainer.step;
+        let lr = learning_rate(&self.settings, step);
+        let began = Instant::now();
+        let report = self.trainer.step(lr).map_err(|error| self.with_last_checkpoint(error))?;
+        let seconds = began.elapsed().as_secs_f64();
+        self.state.settled = false;
+        let event = Event::Train(Train {
+            step,
+            loss: report.loss,
+            lr,
+            grad_norm: report.grad_norm,
+            step_ms: seconds * 1e3,
+            tokens_per_s: self.estimate.tokens_per_step as f64 / seconds,
+            mfu: self.estimate.step.flops / seconds / self.peak_flops,
+        });
+        let is_last = self.trainer.step == self.settings.max_iters as u64;
+        if is_last || step.is_multiple_of(self.settings.log_interval as u64) {
+            self.metrics.record(&event)?;
+        }
+        self.observer.event(&event);
+        Ok(())
+    }
+
+    /// Does what is due after the updates made so far.
+    fn settle(&mut self, is_last: bool) -> Result<(), Error> {
+        let step = self.trainer.step;
+        let due = |interval: usize| interval > 0 && step.is_multiple_of(interval as u64);
+        let mut save = is_last || due(self.settings.save_interval);
+        let sample = self.settings.sample_interval > 0 && (is_last || due(self.settings.sample_interval));
+        if is_last || due(self.settings.eval_interval) {
+            let improved = self.evaluate()?;
+            save |= improved || self.settings.always_save_checkpoint;
+        }
+        // A model that has learned nothing has nothing to say, and is made again from its seed.
+        if sample && step > 0 {
+            self.sample()?;
+        }
+        self.state.settled = true;
+        if save && step > 0 { self.save() } else { Ok(()) }
+    }
+
+    /// Evaluates, and says whether the model is the best so far.
+    fn evaluate(&mut self) -> Result<bool, Error> {
+        let began = Instant::now();
+        let Trainer { session, plan, step, .. } = &mut self.trainer;
+        let mut loss = |windows| oxigpt_eval::evaluate(session, &plan.evaluate, windows, &mut |_| ());
+        let train = loss(&self.corpus.train_windows)?;
+        let val = loss(&self.corpus.val_windows)?;
+        let (step, val_loss) = (*step, val.nats_per_token);
+        if !val_loss.is_finite() {
+            let report = self.trainer.divergence("the validation loss")?;
+            return Err(self.with_last_checkpoint(Error::Diverged(Box::new(report))));
+        }
+        let eval_ms = began.elapsed().as_secs_f64() * 1e3;
+        let train_loss = train.nats_per_token;
+        self.tell(Event::Eval(Eval { step, train_loss, val_loss, tokens: val.tokens, eval_ms }))?;
+        let improved = step > 0 && self.state.best.is_none_or(|best| val_loss < best.val_loss);
+        if improved {
+            self.state.best = Some(Best { step, val_loss });
+        }
+        Ok(improved)
+    }
+
+    fn sample(&mut self) -> Result<(), Error> {
+        let Some(sampler) = &self.sampler else { return Ok(()) };
+        match sampler.sample(&mut self.trainer)? {
+            Some(sample) => self.tell(Event::Sample(sample)),
+            // Whether the weights are to blame will show at the next loss.
+            None => self.warn("the sample was left out: the logits are not finite".into()),
+        }
+    }
+
+    /// Saves a checkpoint of the present state, unless there is one.
+    fn save(&mut self) -> Result<(), Error> {
+        let step = self.trainer.step;
+        if self.saved_at == Some(step) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        if !self.trainer.bad_weights()?.is_empty() {
+            let report = self.trainer.divergence("a weight")?;
+            return Err(self.with_last_checkpoint(Error::Diverged(Box::new(report))));
+        }
+        self.state.advance(&self.trainer, resume::texts(&self.settings));
+        self.metrics.sync()?;
+        let (root, tokenizer) = (self.dir.root(), self.corpus.tokenizer.as_ref());
+        checkpoint::save(root, &self.trainer, &self.config, tokenizer, &self.state)?;
+        checkpoint::prune(root, &self.state, self.settings.keep_checkpoints)?;
+        self.saved_at = Some(step);
+        let best = self.state.best.is_some_and(|best| best.step == step);
+        let save_ms = began.elapsed().as_secs_f64() * 1e3;
+        self.tell(Event::Checkpoint(Saved { step, name: checkpoint::name_of(step), best, save_ms }))
+    }
+
+    fn finish(&mut self, interrupted: bool) -> Result<Summary, Error> {
+        let best = self.state.best;
+        let summary = Summary {
+            step: self.trainer.step,
+            run_dir: self.dir.root().into(),
+            interrupted,
+            best_val_loss: best.map(|best| best.val_loss),
+            best_step: best.map(|best| best.step),
+        };
+        self.tell(Event::Finished(summary.clone()))?;
+        self.metrics.sync()?;
+        Ok(summary)
+    }
+
+    /// Records an event and tells it.
+    fn tell(&mut self, event: Event) -> Result<(), Error> {
+        self.metrics.record(&event)?;
+        self.observer.event(&event);
+        Ok(())
+    }
+
+    fn warn(&mut self, message: String) -> Result<(), Error> {
+        self.tell(Event::Warning { step: self.trainer.step, message })
+    }
+
+    fn with_last_checkpoint(&self, mut error: Error) -> Error {
+        if let Error::Diverged(report) = &mut error {
+            report.last_checkpoint = checkpoint::latest_name(self.dir.root());
+        }
+        error
+    }
+
+    fn started(&self) -> Event {
+        let Self { estimate, corpus, settings, trainer, .. } = self;
+        let train_tokens = corpus.tokens(Split::Train);
+        let tokens_in_run = settings.max_iters as f64 * estimate.tokens_per_step as f64;
+        Event::Started(Box::new(Started {
+            step: trainer.step,
+            max_iters: settings.max_iters as u64,
+            run_dir: self.dir.root().into(),
+            version: env!("CARGO_PKG_VERSION"),
+            backend: trainer.session.backend_name(),
+            threads: machine::threads(settings.threads),
+            parameters: estimate.parameters.total,
+            memory: estimate.memory.iter().map(|(role, &bytes)| (role.label(), bytes)).collect(),
+            memory_bytes: trainer.session.memory_bytes(),
+            tokens_per_step: estimate.tokens_per_step,
+            micro_batches: estimate.micro_batches,
+            flops_per_step: estimate.step.flops,
+            peak_flops_per_s: self.peak_flops,
+            dataset: corpus.dataset.dir().into(),
+            data_hash: corpus.hash.clone(),
+            train_tokens,
+            val_tokens: corpus.tokens(Split::Val),
+            epochs: tokens_in_run / train_tokens as f64,
+            vocab_size: corpus.vocab_size,
+            initial_loss: estimate.initial_loss(),
+        }))
+    }
+}
+
+/// Puts a trainer where a checkpoint was made.
+fn restore(trainer: &mut Trainer, checkpoint: Checkpoint) -> Result<State, Error> {
+    let Checkpoint { state, weights, moments, .. } = checkpoint;
+    trainer.plan.parameters.upload(&mut trainer.session, &weights)?;
+    trainer.plan.moments.upload(&mut trainer.session, &moments)?;
+    (trainer.step, trainer.cursor) = (state.step, state.cursor);
+    Ok(state)
+}

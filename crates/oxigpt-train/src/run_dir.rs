@@ -1,0 +1,153 @@
+//! The directory of a run: what stands where in it, who may write to it, and how a new one begins.
+//!
+//! `config.toml` the resolved configuration, `run.json` program, machine and data, `metrics.jsonl` every event,
+//! `log.txt` the same for people, `checkpoints/step-NNNNNNNN/`, and `latest` and `best`, which name one of them.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fs_err as fs;
+use serde_json::json;
+
+use crate::corpus::Corpus;
+use crate::durable;
+use crate::error::Error;
+use crate::machine;
+use crate::settings::Settings;
+
+const CONFIG: &str = "config.toml";
+const FACTS: &str = "run.json";
+pub(crate) const METRICS: &str = "metrics.jsonl";
+pub(crate) const LOG: &str = "log.txt";
+const CHECKPOINTS: &str = "checkpoints";
+
+/// A run directory that this process alone writes to.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    root: PathBuf,
+    /// Holds the lock; the system lets go of it when the process ends, however it ends.
+    _lock: fs::File,
+}
+
+/// Refuses a directory that has anything of a run in it.
+pub(crate) fn check_vacant(root: &Path) -> Result<(), Error> {
+    if root.is_file() {
+        return Err(Error::OutIsFile { path: root.into() });
+    }
+    match [CONFIG, FACTS, METRICS, LOG, CHECKPOINTS].into_iter().find(|name| root.join(name).exists()) {
+        Some(found) => Err(Error::RunExists { dir: root.into(), found }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a directory that no run has begun in.
+pub(crate) fn check_begun(root: &Path) -> Result<(), Error> {
+    if root.join(CONFIG).exists() {
+        return Ok(());
+    }
+    Err(Error::NoRun { dir: root.into(), missing: CONFIG })
+}
+
+impl RunDir {
+    /// Takes the directory for this process, making what is missing: all of it where a run begins, nothing where
+    /// one goes on.
+    pub(crate) fn take(root: &Path, settings: &Settings, corpus: &Corpus) -> Result<RunDir, Error> {
+        fs::create_dir_all(root.join(CHECKPOINTS))?;
+        if !root.join(CONFIG).exists() {
+            durable::replace(&root.join(CONFIG), settings.to_toml().as_bytes())?;
+        }
+        if !root.join(FACTS).exists() {
+            durable::replace(&root.join(FACTS), facts(corpus).as_bytes())?;
+        }
+        let lock = fs::File::open(root.join(FACTS))?;
+        match lock.file().try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) => Err(Error::Busy { dir: root.into() }),
+            // Where the file system knows no locks, care is left to people.
+            _ => Ok(RunDir { root: root.into(), _lock: lock }),
+        }
+    }
+
+    /// Writes the configuration that the run goes on with.
+    pub(crate) fn set_config(&self, settings: &Settings) -> Result<(), Error> {
+        Ok(durable::replace(&self.root.join(CONFIG), settings.to_toml().as_bytes())?)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// Where the checkpoints of a run stand.
+pub(crate) fn checkpoints(root: &Path) -> PathBuf {
+    root.join(CHECKPOINTS)
+}
+
+/// The content of `run.json`: what else one has to know to repeat a run.
+fn facts(corpus: &Corpus) -> String {
+    let source = corpus.dataset.manifest().map(|manifest| &manifest.source);
+    let facts = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "started": utc(SystemTime::now()),
+        "machine": {
+            "processor": machine::processor(),
+            "threads": machine::threads(0),
+            "memory_bytes": machine::total_memory(),
+            "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        },
+        "data": {
+            "dir": corpus.dataset.dir(),
+            "hash": corpus.hash,
+            "source": source,
+            "train_tokens": corpus.tokens(oxigpt_data::Split::Train),
+            "val_tokens": corpus.tokens(oxigpt_data::Split::Val),
+            "tokenizer": corpus.tokenizer.as_ref().map(oxigpt_text::Tokenizer::name),
+            "vocab_size": corpus.vocab_size,
+        },
+    });
+    format!("{facts:#}\n")
+}
+
+/// A time as RFC 3339 has it, in UTC.
+fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (year, month, day) = civil_date(seconds / 86400);
+    let clock = seconds % 86400;
+    let (hour, minute, second) = (clock / 3600, clock / 60 % 60, clock % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Year, month and day in the Gregorian calendar, `days` days after 1970-01-01.
+fn civil_date(mut days: u64) -> (u64, u64, u64) {
+    let leap = |year: u64| {
+        u64::from(year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)))
+    };
+    let mut year = 1970;
+    while days >= 365 + leap(year) {
+        days -= 365 + leap(year);
+        year += 1;
+    }
+    let lengths = [31, 28 + leap(year), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while days >= lengths[month] {
+        days -= lengths[month];
+        month += 1;
+    }
+    (year, month as u64 + 1, days + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        let at = |seconds| utc(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(at(1_735_689_599), "2024-12-31T23:59:59Z");
+        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00Z");
+    }
+}

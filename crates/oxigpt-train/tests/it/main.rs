@@ -1,0 +1,4 @@
+//! Runs from end to end, as the binary starts them.
+
+mod runs;
+mod support;
