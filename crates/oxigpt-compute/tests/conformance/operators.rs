@@ -137,12 +137,18 @@ proptest! {
 
 // ---- add, layer norm ----
 
+/// A row of one or two elements is normalised to a constant: the gradient of nothing is left, and rounding is
+/// multiplied by up to one over the root of the epsilon.
+fn norm_slack(c: usize) -> f64 {
+    if c <= 2 { 300.0 } else { 1.0 }
+}
+
 fn layer_norm(batch: usize, t: usize, c: usize, with_bias: bool, mean: f64) -> Case {
     let mut d = Draft::new(format!("layer_norm {batch} {t} {c} {with_bias} {mean}"));
     let x_btc = d.normal("x", &[batch, t, c], mean, 1.0);
     let weights = norm_weights(&mut d, with_bias, c);
     let y_btc = d.b.layer_norm(x_btc, weights);
-    d.slack(1.0 + mean);
+    d.slack(norm_slack(c) + mean);
     d.close(y_btc)
 }
 
@@ -154,6 +160,7 @@ fn add_layer_norm(batch: usize, t: usize, c: usize, with_bias: bool) -> Case {
     let sum_btc = d.b.add(a_btc, b_btc);
     let y_btc = d.b.layer_norm(sum_btc, weights);
     let z_btc = d.b.add(sum_btc, y_btc);
+    d.slack(norm_slack(c));
     d.close(z_btc)
 }
 
