@@ -22,6 +22,8 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const LATEST: &str = "latest";
 const BEST: &str = "best";
+/// Extension of a whole checkpoint while another of its name takes its place.
+const OLD: &str = "old";
 const FORMAT: &str = "oxigpt-state";
 const VERSION: u32 = 1;
 
@@ -90,10 +92,10 @@ impl State {
 
     fn read(path: &Path) -> Result<State, Error> {
         let state: State =
-            serde_json::from_slice(&fs::read(path)?).map_err(|error| Error::bad_checkpoint(path, error))?;
+            serde_json::from_slice(&fs::read(path)?).map_err(|error| Error::bad_checkpoint(path, &error))?;
         if (state.format.as_str(), state.version) != (FORMAT, VERSION) {
             let reason = format!("`{}` version {} is not known", state.format, state.version);
-            return Err(Error::bad_checkpoint(path, reason));
+            return Err(Error::bad_checkpoint(path, &reason));
         }
         Ok(state)
     }
@@ -177,7 +179,7 @@ fn open(root: &Path, step: u64) -> Result<Checkpoint, Error> {
     let state = State::read(&dir.join(STATE))?;
     if state.step != step {
         let reason = format!("it is of step {}, and its checkpoint is {name}", state.step);
-        return Err(Error::bad_checkpoint(&dir.join(STATE), reason));
+        return Err(Error::bad_checkpoint(&dir.join(STATE), &reason));
     }
     let (_, weights) = load_pretrained(&dir)?;
     let moments = map_tensors(dir.join(OPTIMIZER))?;
@@ -198,9 +200,7 @@ pub(crate) fn save(
     let partial = durable::beside(&dir);
     let written = clean_up(root)
         .and_then(|()| write(&partial, trainer, config, tokenizer, state))
-        .and_then(|()| remove(&dir))
-        .and_then(|()| Ok(fs::rename(&partial, &dir)?))
-        .and_then(|()| Ok(durable::sync_dir(&checkpoints(root))?))
+        .and_then(|()| publish(&partial, &dir))
         .and_then(|()| Ok(durable::replace(&root.join(LATEST), pointer(&name).as_bytes())?))
         .and_then(|()| point_to_best(root, state));
     written.map_err(|source| {
@@ -256,28 +256,40 @@ pub(crate) fn prune(root: &Path, state: &State, keep: usize) -> Result<(), Error
     Ok(())
 }
 
-/// Removes what writing or removing left when it was cut off.
+/// Puts a written checkpoint where it belongs. Another one of its name first steps aside.
+fn publish(partial: &Path, dir: &Path) -> Result<(), Error> {
+    let old = dir.with_extension(OLD);
+    let replaces = dir.exists();
+    if replaces {
+        fs::rename(dir, &old)?;
+    }
+    fs::rename(partial, dir)?;
+    dir.parent().map_or(Ok(()), durable::sync_dir)?;
+    if replaces { remove(&old) } else { Ok(()) }
+}
+
+/// Removes a checkpoint: first its name, then its files.
+fn remove(dir: &Path) -> Result<(), Error> {
+    let doomed = durable::beside(dir);
+    fs::rename(dir, &doomed)?;
+    Ok(fs::remove_dir_all(doomed)?)
+}
+
+/// Finishes what writing or removing a checkpoint left when it was cut off.
 pub(crate) fn clean_up(root: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(checkpoints(root))? {
         let entry = entry?;
-        let name = entry.file_name();
+        let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
-        if name.starts_with("step-") && name.ends_with(PARTIAL) {
-            fs::remove_dir_all(entry.path())?;
+        if !name.starts_with("step-") {
+            continue;
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some(OLD) if path.with_extension("").exists() => remove(&path)?,
+            Some(OLD) => fs::rename(&path, path.with_extension(""))?,
+            Some(_) if name.ends_with(PARTIAL) => fs::remove_dir_all(&path)?,
+            _ => {}
         }
     }
     Ok(())
-}
-
-/// Removes a checkpoint, if there is one: first its name, then its files.
-fn remove(dir: &Path) -> Result<(), Error> {
-    if !dir.exists() {
-        return Ok(());
-    }
-    let doomed = durable::beside(&dir.with_extension("old"));
-    if doomed.exists() {
-        fs::remove_dir_all(&doomed)?;
-    }
-    fs::rename(dir, &doomed)?;
-    Ok(fs::remove_dir_all(doomed)?)
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use fs_err as fs;
 use oxigpt_data::{
-    Dataset, EvalWindows, Loader, PrepareOptions, Split, TokenizerKind, eval_windows, prepare_stories,
-    prepare_text, resolve, spread_windows,
+    Dataset, Error as DataError, EvalWindows, Loader, PrepareOptions, Split, TokenizerKind, eval_windows,
+    prepare_stories, prepare_text, resolve, spread_windows,
 };
 use oxigpt_text::Tokenizer;
 
@@ -82,37 +82,81 @@ impl Corpus {
 /// If there is no such data set, or it cannot be read or prepared.
 pub fn open_dataset(name: &str) -> Result<Dataset, Error> {
     let dir = resolve(name);
-    // A preparation that was cut off has left a directory without this file.
-    if dir == Path::new("data").join(name) && !dir.join("dataset.json").exists() {
-        prepare_built_in(name, &dir)?;
+    match Dataset::open(&dir) {
+        Err(DataError::NoSuchDataset { .. } | DataError::Incomplete { .. })
+            if prepare_built_in(name, &dir)? =>
+        {
+            Ok(Dataset::open(&dir)?)
+        }
+        dataset => Ok(dataset?),
     }
-    Ok(Dataset::open(&dir)?)
 }
 
-/// Prepares a built-in data set as `dir`; any other name is left to whoever opens it to complain about.
-fn prepare_built_in(name: &str, dir: &Path) -> Result<(), Error> {
+/// Prepares a built-in data set as `dir`, over what a preparation that was cut off may have left there. False where
+/// there is none of that name.
+fn prepare_built_in(name: &str, dir: &Path) -> Result<bool, Error> {
     match name {
-        "stories" => drop(prepare_stories(dir, false)?),
+        "stories" => drop(prepare_stories(dir, true)?),
         "overfit" => {
+            let text = dir.with_extension("txt");
+            fs::create_dir_all(dir.parent().unwrap_or(dir))?;
             // What is to be learned by heart is also what is asked: both halves are the same.
-            fs::create_dir_all(dir)?;
-            let text = dir.join("overfit.txt");
             durable::write(&text, OVERFIT.repeat(2).as_bytes())?;
             let options = PrepareOptions {
                 tokenizer: TokenizerKind::Char,
                 val_fraction: 0.5,
+                force: true,
                 ..PrepareOptions::default()
             };
             prepare_text(&[text], dir, &options, &mut |_| ())?;
         }
-        _ => {}
+        _ => return Ok(false),
     }
-    Ok(())
+    Ok(true)
 }
 
 fn vocab_size(settings: &Settings, dataset: &Dataset) -> Result<usize, Error> {
     match (settings.vocab_size, dataset.vocab_size()) {
         (0, None) => Err(Error::UnknownVocab { dataset: dataset.dir().into() }),
         (0, Some(vocab_size)) | (vocab_size, _) => Ok(vocab_size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One batch of the recipe is the whole text, in training and in validation.
+    #[test]
+    fn the_lines_to_learn_by_heart_make_one_batch() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("overfit");
+        prepare_built_in("overfit", &dir).unwrap();
+        let dataset = Dataset::open(&dir).unwrap();
+        let tokenizer = dataset.tokenizer().unwrap().unwrap();
+        for split in Split::BOTH {
+            let tokens = dataset.split(split);
+            let loader = Loader::new(tokens, oxigpt_data::DataOrder::Sequential, 64, 0).unwrap();
+            assert_eq!(loader.windows_per_epoch(), 4);
+            let mut all = vec![0; tokens.len() as usize];
+            tokens.read(0, &mut all);
+            assert_eq!(tokenizer.decode(&all), OVERFIT);
+        }
+        // What was cut off is made again.
+        fs::remove_file(dir.join("dataset.json")).unwrap();
+        fs::create_dir(dir.join(".partial")).unwrap();
+        assert!(matches!(Dataset::open(&dir), Err(DataError::Incomplete { .. })));
+        prepare_built_in("overfit", &dir).unwrap();
+        Dataset::open(&dir).unwrap();
+    }
+
+    #[test]
+    fn the_stories_are_prepared_and_others_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        prepare_built_in("stories", &dir.path().join("stories")).unwrap();
+        let dataset = Dataset::open(&dir.path().join("stories")).unwrap();
+        assert!(dataset.split(Split::Train).len() > 900_000);
+        assert!(!prepare_built_in("other", &dir.path().join("other")).unwrap());
+        assert!(!dir.path().join("other").exists());
     }
 }

@@ -167,7 +167,7 @@ fn gibibytes(bytes: u64) -> String {
 }
 
 impl Error {
-    pub(crate) fn bad_checkpoint(path: &Path, reason: impl ToString) -> Self {
+    pub(crate) fn bad_checkpoint(path: &Path, reason: &impl ToString) -> Self {
         Error::BadCheckpoint { path: path.into(), reason: reason.to_string() }
     }
 

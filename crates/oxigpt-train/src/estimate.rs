@@ -85,3 +85,56 @@ impl Estimate {
         (self.config.vocab_size as f64).ln()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpt2(batch_size: usize) -> Estimate {
+        let settings = Settings { bias: true, batch_size, total_batch_size: 8192, ..Settings::default() };
+        Estimate::of(&settings.resolve().unwrap(), 50257).unwrap()
+    }
+
+    #[test]
+    fn gpt2s_numbers() {
+        let estimate = gpt2(4);
+        assert_eq!(estimate.parameters.total, 124_439_808);
+        assert_eq!((estimate.micro_batches, estimate.tokens_per_step), (2, 8192));
+        // Products with every matrix, three times; and attention over the lower half, forward 2 and backward 5.
+        let (layers, c, t, padded_vocab) = (12.0, 768.0, 1024.0, 50304.0);
+        let products = 6.0 * (layers * 12.0 * c * c + padded_vocab * c);
+        let attention = 7.0 * layers * (t + 1.0) * c;
+        assert_eq!(estimate.step.flops, 8192.0 * (products + attention));
+        assert!((estimate.initial_loss() - 10.8249).abs() < 1e-4);
+    }
+
+    #[test]
+    fn memory_is_that_of_the_roles_and_only_activations_follow_the_batch() {
+        let (small, large) = (gpt2(1), gpt2(4));
+        let parameters = small.memory[&Role::Parameter];
+        assert!((parameters as f64 / (124_475_904.0 * 4.0) - 1.0).abs() < 1e-3, "{parameters}");
+        assert_eq!(small.memory[&Role::Gradient], parameters);
+        assert_eq!(small.memory[&Role::Moment], 2 * parameters);
+        assert_eq!(small.memory.values().sum::<usize>(), small.memory_bytes);
+        assert_eq!(small.checkpoint_buffer_bytes, 50304 * 768 * 4);
+        assert_eq!(large.memory[&Role::Parameter], parameters);
+        let ratio = large.memory[&Role::Activation] as f64 / small.memory[&Role::Activation] as f64;
+        assert!((3.5..4.1).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn time_is_bound_by_operations_or_by_bytes() {
+        let estimate = gpt2(4);
+        let seconds = estimate.step_seconds(1e12, 1e30);
+        assert!((seconds - estimate.step.flops / 1e12).abs() < 1e-9 * seconds);
+        let seconds = estimate.step_seconds(1e30, 1e9);
+        assert!((seconds - estimate.step.bytes / 1e9).abs() < 1e-9 * seconds);
+        assert!(estimate.step_seconds(1e12, 1e9) > seconds);
+    }
+
+    #[test]
+    fn impossible_models_are_refused() {
+        let settings = Settings { n_head: 5, ..Settings::default() };
+        assert!(matches!(Estimate::of(&settings, 100), Err(Error::Model(_))));
+    }
+}

@@ -10,6 +10,7 @@ mod durable;
 mod error;
 mod estimate;
 mod event;
+mod job;
 pub mod machine;
 mod metrics;
 mod resume;

@@ -21,14 +21,17 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the files of the run in `root`, without what belongs to updates after `step`.
-    pub(crate) fn open(root: &Path, step: u64) -> Result<Metrics, Error> {
-        let open = |name: &str, keep: fn(&str, u64) -> bool| {
+    /// Opens the files of the run in `root`, without what will happen again in a run that goes on after `step`
+    /// updates: all that comes after them, and if they are not `settled`, what is due then.
+    pub(crate) fn open(root: &Path, step: u64, settled: bool) -> Result<Metrics, Error> {
+        let open = |name: &str, parse: fn(&str) -> Option<(String, u64)>| {
             let path = root.join(name);
-            drop_lines(&path, |line| keep(line, step))?;
+            drop_lines(&path, |line| {
+                parse(line).is_some_and(|(kind, at)| !happens_again(&kind, at, step, settled))
+            })?;
             fs::OpenOptions::new().create(true).append(true).open(&path)
         };
-        Ok(Metrics { events: open(METRICS, keeps_event)?, log: open(LOG, keeps_log_line)? })
+        Ok(Metrics { events: open(METRICS, parse_event)?, log: open(LOG, parse_log_line)? })
     }
 
     /// Appends an event.
@@ -62,17 +65,27 @@ fn drop_lines(path: &Path, keep: impl Fn(&str) -> bool) -> io::Result<()> {
     if kept.len() == text.len() { Ok(()) } else { durable::replace(path, kept.as_bytes()) }
 }
 
-/// An update is counted by how many were made before it, everything else by how many were made.
-fn keeps_event(line: &str, step: u64) -> bool {
-    let Ok(event) = serde_json::from_str::<Value>(line) else { return false };
-    let updates_made = u64::from(event["event"] == "train");
-    event["step"].as_u64().is_some_and(|at| at + updates_made <= step)
+/// Whether what was recorded at a step happens again. An update bears the number of those before it; everything
+/// else, that of those made.
+fn happens_again(kind: &str, at: u64, step: u64, settled: bool) -> bool {
+    match kind {
+        "train" => at >= step,
+        "eval" | "val" | "sample" if !settled => at >= step,
+        _ => at > step,
+    }
 }
 
-fn keeps_log_line(line: &str, step: u64) -> bool {
+/// Kind and step of an event.
+fn parse_event(line: &str) -> Option<(String, u64)> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    Some((event["event"].as_str()?.to_owned(), event["step"].as_u64()?))
+}
+
+/// Kind and step of a line of the log.
+fn parse_log_line(line: &str) -> Option<(String, u64)> {
     let mut words = line.split_whitespace();
-    let (Some(at), Some(stream)) = (words.next(), words.next()) else { return false };
-    at.parse::<u64>().is_ok_and(|at| at + u64::from(stream == "train") <= step)
+    let at = words.next()?.parse().ok()?;
+    Some((words.next()?.to_owned(), at))
 }
 
 #[cfg(test)]
@@ -99,7 +112,7 @@ mod tests {
     #[test]
     fn lines_are_those_of_the_agreement() {
         let dir = tempfile::tempdir().unwrap();
-        let mut metrics = Metrics::open(dir.path(), 0).unwrap();
+        let mut metrics = Metrics::open(dir.path(), 0, false).unwrap();
         metrics.record(&train(7)).unwrap();
         metrics.record(&eval(8)).unwrap();
         let text = fs::read_to_string(dir.path().join(METRICS)).unwrap();
@@ -115,20 +128,24 @@ mod tests {
     #[test]
     fn resuming_drops_what_will_happen_again() {
         let dir = tempfile::tempdir().unwrap();
-        let mut metrics = Metrics::open(dir.path(), 0).unwrap();
+        let mut metrics = Metrics::open(dir.path(), 0, false).unwrap();
         for event in [eval(0), train(0), train(1), eval(2), train(2), eval(3)] {
             metrics.record(&event).unwrap();
         }
         let path = dir.path().join(METRICS);
         let whole = fs::read_to_string(&path).unwrap();
         fs::write(&path, format!("{whole}{{\"event\":\"train\",\"st")).unwrap();
-        Metrics::open(dir.path(), 2).unwrap();
+        Metrics::open(dir.path(), 2, true).unwrap();
         let kept: String = whole.split_inclusive('\n').take(4).collect();
         assert_eq!(fs::read_to_string(&path).unwrap(), kept);
         assert_eq!(
             fs::read_to_string(dir.path().join(LOG)).unwrap(),
             "0 val 4.1250\n0 train 4.250000\n1 train 4.250000\n2 val 4.1250\n"
         );
+        // Updates alone are kept of what is due after them.
+        Metrics::open(dir.path(), 2, false).unwrap();
+        let kept: String = whole.split_inclusive('\n').take(3).collect();
+        assert_eq!(fs::read_to_string(&path).unwrap(), kept);
     }
 
     #[test]
@@ -136,7 +153,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(LOG);
         fs::write(&path, "0 val 4.1250\n0 train 4.25").unwrap();
-        Metrics::open(dir.path(), 5).unwrap();
+        Metrics::open(dir.path(), 5, true).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "0 val 4.1250\n");
     }
 }

@@ -3,24 +3,25 @@
 //! "After `step` updates" is the one clock of a run. What is due then (an evaluation, a sample, a checkpoint) happens
 //! before the next update, and none of it touches the weights or the order of the data.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use oxigpt_compute::{Plan, Session};
+use oxigpt_compute::Session;
 use oxigpt_data::Split;
-use oxigpt_model::{Initial, ModelConfig, TrainPlan};
+use oxigpt_model::{Initial, ModelConfig};
 
 use crate::checkpoint::{self, Best, Checkpoint, State};
 use crate::corpus::Corpus;
 use crate::error::Error;
 use crate::estimate::Estimate;
 use crate::event::{Eval, Event, Observer, Saved, Started, Summary, Train};
+use crate::job::Job;
 use crate::machine;
 use crate::metrics::Metrics;
 use crate::resume;
-use crate::run_dir::{self, RunDir};
+use crate::run_dir::RunDir;
 use crate::sampler::Sampler;
 use crate::schedule::learning_rate;
 use crate::settings::Settings;
@@ -33,6 +34,8 @@ pub struct Request {
     pub settings: Settings,
     /// Set from outside to end the run after the step at hand, with a checkpoint.
     pub stop: Arc<AtomicBool>,
+    /// Operations a second that utilisation is relative to; measured where absent.
+    pub peak_flops: Option<f64>,
 }
 
 /// How a run ended.
@@ -53,63 +56,16 @@ pub enum Outcome {
 /// If the request cannot be carried out, a file cannot be written, or training diverges. Checkpoints that were
 /// saved before stay as they are.
 pub fn train(request: Request, observer: &mut dyn Observer) -> Result<Outcome, Error> {
-    let Request { settings, stop } = request;
+    let Request { settings, stop, peak_flops } = request;
     let job = Job::check(settings.resolve()?)?;
-    let mut run = Run::begin(job, stop, observer)?;
+    let peak_flops = peak_flops.map_or_else(|| machine::measure_flops(job.settings.threads), Ok)?;
+    let mut run = Run::begin(job, peak_flops, stop, observer)?;
     let result = run.go();
     if let Err(Error::Diverged(report)) = &result {
-        run.tell(Event::Failure(report.clone()))?;
+        // Where even that cannot be written, what went wrong first is what to tell.
+        let _ = run.tell(&Event::Failure(report.clone()));
     }
     result
-}
-
-/// A request that has been found to be possible.
-struct Job {
-    settings: Settings,
-    root: PathBuf,
-    corpus: Corpus,
-    config: ModelConfig,
-    plan: Plan,
-    handles: TrainPlan,
-    estimate: Estimate,
-    sampler: Option<Sampler>,
-    checkpoint: Option<Checkpoint>,
-    warnings: Vec<String>,
-}
-
-impl Job {
-    fn check(mut settings: Settings) -> Result<Job, Error> {
-        let root = PathBuf::from(&settings.out_dir);
-        let mut warnings = Vec::new();
-        let checkpoint = match settings.init_from.as_str() {
-            "scratch" => {
-                run_dir::check_vacant(&root)?;
-                None
-            }
-            "resume" => {
-                run_dir::check_begun(&root)?;
-                settings.init_from = "scratch".into();
-                checkpoint::open_latest(&root, &mut warnings)?
-            }
-            value => return Err(Error::InitFrom { value: value.into() }),
-        };
-        if u32::try_from(settings.max_iters).is_err() {
-            return Err(Error::TooManySteps { max_iters: settings.max_iters });
-        }
-        let corpus = Corpus::open(&settings)?;
-        let config = settings.model_config(corpus.vocab_size);
-        if let Some(checkpoint) = &checkpoint {
-            resume::check(&checkpoint.state, &settings, corpus.dataset.dir(), &corpus.hash)?;
-        }
-        let sampler = Sampler::new(&settings, &corpus, &mut warnings)?;
-        let (plan, handles) = TrainPlan::build(&config, &settings.train_shape())?;
-        let estimate = Estimate::of_plan(&settings, &config, &plan, &handles);
-        let needed = (estimate.memory_bytes + estimate.checkpoint_buffer_bytes) as u64;
-        if let Some(available) = machine::available_memory().filter(|&available| available < needed) {
-            return Err(Error::Memory { needed, available });
-        }
-        Ok(Job { settings, root, corpus, config, plan, handles, estimate, sampler, checkpoint, warnings })
-    }
 }
 
 /// A run at work.
@@ -123,7 +79,7 @@ struct Run<'a> {
     trainer: Trainer,
     metrics: Metrics,
     state: State,
-    /// Step of the last checkpoint.
+    /// Step of the last checkpoint that nothing more is due after.
     saved_at: Option<u64>,
     peak_flops: f64,
     stop: Arc<AtomicBool>,
@@ -131,15 +87,16 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn begin(job: Job, stop: Arc<AtomicBool>, observer: &'a mut dyn Observer) -> Result<Run<'a>, Error> {
-        let Job { settings, root, corpus, config, plan, handles, estimate, sampler, checkpoint, warnings } =
+    fn begin(
+        job: Job,
+        peak_flops: f64,
+        stop: Arc<AtomicBool>,
+        observer: &'a mut dyn Observer,
+    ) -> Result<Run<'a>, Error> {
+        let Job { settings, dir, corpus, config, plan, handles, estimate, sampler, checkpoint, warnings } =
             job;
-        let peak_flops = machine::measure_flops(settings.threads)?;
         let session = Session::new(plan, machine::backend(settings.threads)?)?;
         let mut trainer = Trainer::new(&settings, session, handles, corpus.loader.clone());
-        let dir = RunDir::take(&root, &settings, &corpus)?;
-        checkpoint::clean_up(dir.root())?;
-        let saved_at = checkpoint.as_ref().map(|checkpoint| checkpoint.state.step);
         let state = match checkpoint {
             Some(checkpoint) => restore(&mut trainer, checkpoint)?,
             None => {
@@ -148,8 +105,12 @@ impl<'a> Run<'a> {
                 State::new(settings.seed, &corpus.hash)
             }
         };
-        dir.set_config(&settings)?;
-        let metrics = Metrics::open(dir.root(), trainer.step)?;
+        let dir = match dir {
+            Some(dir) => dir.set_config(&settings).map(|()| dir)?,
+            None => RunDir::create(Path::new(&settings.out_dir), &settings, &corpus)?,
+        };
+        let metrics = Metrics::open(dir.root(), state.step, state.settled)?;
+        let saved_at = Some(state.step).filter(|_| state.settled);
         let mut run = Run {
             settings,
             corpus,
@@ -165,7 +126,7 @@ impl<'a> Run<'a> {
             stop,
             observer,
         };
-        run.tell(run.started())?;
+        run.tell(&run.started())?;
         for message in warnings {
             run.warn(message)?;
         }
@@ -250,7 +211,7 @@ impl<'a> Run<'a> {
         }
         let eval_ms = began.elapsed().as_secs_f64() * 1e3;
         let train_loss = train.nats_per_token;
-        self.tell(Event::Eval(Eval { step, train_loss, val_loss, tokens: val.tokens, eval_ms }))?;
+        self.tell(&Event::Eval(Eval { step, train_loss, val_loss, tokens: val.tokens, eval_ms }))?;
         let improved = step > 0 && self.state.best.is_none_or(|best| val_loss < best.val_loss);
         if improved {
             self.state.best = Some(Best { step, val_loss });
@@ -261,7 +222,7 @@ impl<'a> Run<'a> {
     fn sample(&mut self) -> Result<(), Error> {
         let Some(sampler) = &self.sampler else { return Ok(()) };
         match sampler.sample(&mut self.trainer)? {
-            Some(sample) => self.tell(Event::Sample(sample)),
+            Some(sample) => self.tell(&Event::Sample(sample)),
             // Whether the weights are to blame will show at the next loss.
             None => self.warn("the sample was left out: the logits are not finite".into()),
         }
@@ -286,7 +247,7 @@ impl<'a> Run<'a> {
         self.saved_at = Some(step);
         let best = self.state.best.is_some_and(|best| best.step == step);
         let save_ms = began.elapsed().as_secs_f64() * 1e3;
-        self.tell(Event::Checkpoint(Saved { step, name: checkpoint::name_of(step), best, save_ms }))
+        self.tell(&Event::Checkpoint(Saved { step, name: checkpoint::name_of(step), best, save_ms }))
     }
 
     fn finish(&mut self, interrupted: bool) -> Result<Summary, Error> {
@@ -298,20 +259,20 @@ impl<'a> Run<'a> {
             best_val_loss: best.map(|best| best.val_loss),
             best_step: best.map(|best| best.step),
         };
-        self.tell(Event::Finished(summary.clone()))?;
+        self.tell(&Event::Finished(summary.clone()))?;
         self.metrics.sync()?;
         Ok(summary)
     }
 
     /// Records an event and tells it.
-    fn tell(&mut self, event: Event) -> Result<(), Error> {
-        self.metrics.record(&event)?;
-        self.observer.event(&event);
+    fn tell(&mut self, event: &Event) -> Result<(), Error> {
+        self.metrics.record(event)?;
+        self.observer.event(event);
         Ok(())
     }
 
     fn warn(&mut self, message: String) -> Result<(), Error> {
-        self.tell(Event::Warning { step: self.trainer.step, message })
+        self.tell(&Event::Warning { step: self.trainer.step, message })
     }
 
     fn with_last_checkpoint(&self, mut error: Error) -> Error {

@@ -40,25 +40,26 @@ pub(crate) fn check_vacant(root: &Path) -> Result<(), Error> {
     }
 }
 
-/// Refuses a directory that no run has begun in.
-pub(crate) fn check_begun(root: &Path) -> Result<(), Error> {
-    if root.join(CONFIG).exists() {
-        return Ok(());
-    }
-    Err(Error::NoRun { dir: root.into(), missing: CONFIG })
-}
-
 impl RunDir {
-    /// Takes the directory for this process, making what is missing: all of it where a run begins, nothing where
-    /// one goes on.
-    pub(crate) fn take(root: &Path, settings: &Settings, corpus: &Corpus) -> Result<RunDir, Error> {
+    /// Begins a run in a directory that [`check_vacant`] has passed.
+    pub(crate) fn create(root: &Path, settings: &Settings, corpus: &Corpus) -> Result<RunDir, Error> {
         fs::create_dir_all(root.join(CHECKPOINTS))?;
-        if !root.join(CONFIG).exists() {
-            durable::replace(&root.join(CONFIG), settings.to_toml().as_bytes())?;
+        durable::replace(&root.join(FACTS), facts(corpus).as_bytes())?;
+        let dir = RunDir::lock(root)?;
+        dir.set_config(settings)?;
+        Ok(dir)
+    }
+
+    /// Takes the directory of a run that has begun, to go on with it.
+    pub(crate) fn resume(root: &Path) -> Result<RunDir, Error> {
+        // In the order of their making, the last first.
+        match [CONFIG, FACTS, CHECKPOINTS].into_iter().find(|name| !root.join(name).exists()) {
+            Some(missing) => Err(Error::NoRun { dir: root.into(), missing }),
+            None => RunDir::lock(root),
         }
-        if !root.join(FACTS).exists() {
-            durable::replace(&root.join(FACTS), facts(corpus).as_bytes())?;
-        }
+    }
+
+    fn lock(root: &Path) -> Result<RunDir, Error> {
         let lock = fs::File::open(root.join(FACTS))?;
         match lock.file().try_lock() {
             Err(std::fs::TryLockError::WouldBlock) => Err(Error::Busy { dir: root.into() }),
@@ -67,7 +68,7 @@ impl RunDir {
         }
     }
 
-    /// Writes the configuration that the run goes on with.
+    /// Writes the configuration that the run works with from now on.
     pub(crate) fn set_config(&self, settings: &Settings) -> Result<(), Error> {
         Ok(durable::replace(&self.root.join(CONFIG), settings.to_toml().as_bytes())?)
     }

@@ -1,4 +1,7 @@
 //! Runs from end to end, as the binary starts them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod failures;
+mod resuming;
 mod runs;
 mod support;

@@ -103,7 +103,7 @@ pub(crate) fn run_until(
         }
         events.push(event.clone());
     };
-    let outcome = train(Request { settings, stop: stop.clone() }, &mut observer)?;
+    let outcome = train(Request { settings, stop: stop.clone(), peak_flops: Some(1e11) }, &mut observer)?;
     Ok((outcome, events))
 }
 
