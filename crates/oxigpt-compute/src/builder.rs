@@ -288,7 +288,7 @@ impl Builder {
         assert!((1..=padded).contains(&vocab_size), "vocabulary larger than its table");
         assert_eq!(self.width(x), self.width(wte), "classifier of another width");
         self.assert_below(targets, vocab_size);
-        let slice_rows = (MAX_LOGITS / padded / 64 * 64).clamp(1, rows);
+        let slice_rows = (MAX_LOGITS / padded / 64 * 64).max(64).min(rows);
         let logits = self.tensor("logits", &[slice_rows, padded], Dtype::Real, Role::Workspace);
         let losses = self.tensor("losses", &[rows], Dtype::Real, Role::Output);
         self.push(Op::Classifier { x, w: wte, targets, vocab_size, logits, losses, grad: None });

@@ -13,6 +13,7 @@ use crate::report;
 
 const EXAMPLES: &str = "\
 Examples:
+  oxigpt train                                 a small GPT learns to tell stories, in about two minutes
   oxigpt prepare text --input *.txt --tokenizer gpt2 --out data/mine
   oxigpt plan gpt2-124m --batch_size=8         a recipe, but for this key
   oxigpt sample --from gpt2/ --start \"Once\"    a Hugging Face directory speaks
@@ -21,6 +22,16 @@ Examples:
 
 const DEFAULTS: &str = "\
 Defaults are those of a file that does not set the key; `oxigpt recipes NAME` prints what a recipe sets.
+";
+
+const TRAINING: &str = "\
+Defaults are those of a file that does not set the key; `oxigpt recipes NAME` prints what a recipe sets.
+
+Examples:
+  oxigpt train                                          the recipe demo: stories, in about two minutes
+  oxigpt train shakespeare-char-cpu --max_iters=500     a recipe, but for this key
+  oxigpt train ./mine.toml --dataset=data/mine          a file of your own
+  oxigpt train --init_from=resume --out_dir=out/demo    go on with a run, exactly as if it had not stopped
 ";
 
 /// Train, fine-tune, evaluate and sample GPT-2-class language models.
@@ -35,6 +46,9 @@ pub(crate) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Commands {
+    /// Train a model, or go on training one
+    #[command(after_help = TRAINING)]
+    Train(TrainArgs),
     /// Turn text into the token shards that training reads
     #[command(subcommand)]
     Prepare(PrepareSource),
@@ -132,6 +146,15 @@ pub(crate) struct SampleArgs {
     /// Print all samples at the end, as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Print how the run ended, as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
 }
 
 #[derive(Debug, Args)]

@@ -43,6 +43,7 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
             oxigpt_data::Error
             oxigpt_model::Error
             oxigpt_text::Error
+            oxigpt_train::Error
         }
         .or_else(|| io_hint(cause.downcast_ref::<io::Error>()?))
     })

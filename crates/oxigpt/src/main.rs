@@ -4,9 +4,9 @@ mod cli;
 mod commands;
 mod configure;
 mod hint;
-mod machine;
 mod recipes;
 mod report;
+mod watch;
 
 use std::process::ExitCode;
 

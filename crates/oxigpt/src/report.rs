@@ -47,6 +47,11 @@ pub(crate) fn warning(text: &str) {
     labelled(YELLOW, "warning", &text);
 }
 
+/// Tells something, as it is.
+pub(crate) fn note(text: &str) {
+    eprint(&text.trim_end());
+}
+
 /// A whole number with its digits in groups of three.
 pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();

@@ -4,6 +4,7 @@ mod plan;
 mod prepare;
 mod recipes;
 mod sample;
+mod train;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ use crate::cli::{Cli, Commands, CompletionsArgs};
 /// Does what was asked.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Commands::Train(args) => return train::run(&args),
         Commands::Prepare(source) => prepare::run(&source)?,
         Commands::Sample(args) => sample::run(&args)?,
         Commands::Plan(args) => plan::run(&args)?,

@@ -3,17 +3,15 @@
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
-use oxigpt_compute::{Cost, Plan};
 use oxigpt_data::{DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, Dataset, resolve, stories};
-use oxigpt_model::{ModelConfig, TrainPlan};
 use oxigpt_text::Tokenizer;
 use oxigpt_train::settings::Settings;
+use oxigpt_train::{Estimate, machine};
 use serde_json::json;
 
 use crate::cli::PlanArgs;
 use crate::configure;
 use crate::hint::CliError;
-use crate::machine::Speed;
 use crate::report::{bytes, duration, metric, thousands};
 
 /// The tokens of a data set that does not say how many it has: GPT-2's.
@@ -22,22 +20,23 @@ const GPT2_VOCAB_SIZE: usize = 50257;
 /// Everything that the plan says of a run.
 struct Outlook {
     settings: Settings,
-    config: ModelConfig,
-    /// Bytes by what they are for, and all of them.
-    memory: Vec<(&'static str, usize)>,
-    memory_total: usize,
-    /// Of one step: all its micro-batches and the update.
-    step: Cost,
+    estimate: Estimate,
+    /// Seconds of a step at the machine's limits.
     step_seconds: f64,
-    speed: Speed,
+    /// Floating-point operations a second, in matrix products.
+    flops_per_s: f64,
+    /// Bytes of memory a second, read and written.
+    bytes_per_s: f64,
 }
 
 /// Prints the outlook of the run that the arguments ask for.
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let settings = configure::settings(&args.config)?;
-    let config = settings.model_config(vocab_size(&settings)?);
-    let (plan, handles) = TrainPlan::build(&config, &settings.train_shape())?;
-    let outlook = Outlook::new(settings, config, &plan, &handles)?;
+    let estimate = Estimate::of(&settings, vocab_size(&settings)?)?;
+    let flops_per_s = machine::measure_flops(settings.threads)?;
+    let bytes_per_s = machine::measure_bandwidth(settings.threads)?;
+    let step_seconds = estimate.step_seconds(flops_per_s, bytes_per_s);
+    let outlook = Outlook { settings, estimate, step_seconds, flops_per_s, bytes_per_s };
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", outlook.json())?;
@@ -68,39 +67,21 @@ fn vocab_size(settings: &Settings) -> Result<usize> {
 }
 
 impl Outlook {
-    fn new(settings: Settings, config: ModelConfig, plan: &Plan, handles: &TrainPlan) -> Result<Outlook> {
-        let speed = Speed::measure(settings.threads)?;
-        let phases = handles.phases;
-        let more = settings.gradient_accumulation_steps - 1;
-        let parts = [(phases.first, 1), (phases.more, more), (phases.norm, 1), (phases.update, 1)];
-        let scaled =
-            |cost: Cost, n: usize| Cost { flops: cost.flops * n as f64, bytes: cost.bytes * n as f64 };
-        Ok(Outlook {
-            memory: plan.memory_by_role().into_iter().map(|(role, bytes)| (role.label(), bytes)).collect(),
-            memory_total: plan.arena_bytes(),
-            step: parts.iter().map(|&(phase, n)| scaled(plan.cost(phase), n)).sum(),
-            step_seconds: parts.iter().map(|&(phase, n)| speed.seconds(plan, phase) * n as f64).sum(),
-            speed,
-            settings,
-            config,
-        })
-    }
-
     fn json(&self) -> serde_json::Value {
-        let Self { settings, config, step, .. } = self;
+        let Self { settings, estimate, .. } = self;
         let memory: serde_json::Map<_, _> =
-            self.memory.iter().map(|&(role, bytes)| (role.to_owned(), json!(bytes))).collect();
+            estimate.memory.iter().map(|(role, &bytes)| (role.label().to_owned(), json!(bytes))).collect();
         json!({
-            "parameters": config.parameter_count().total,
-            "vocab_size": config.vocab_size,
+            "parameters": estimate.parameters.total,
+            "vocab_size": estimate.config.vocab_size,
             "tokens_per_step": settings.tokens_per_step(),
             "steps": settings.max_iters,
-            "memory_bytes": self.memory_total,
+            "memory_bytes": estimate.memory_bytes,
             "memory": memory,
-            "flops_per_step": step.flops,
-            "bytes_per_step": step.bytes,
-            "peak_flops_per_s": self.speed.flops,
-            "peak_bytes_per_s": self.speed.bytes,
+            "flops_per_step": estimate.step.flops,
+            "bytes_per_step": estimate.step.bytes,
+            "peak_flops_per_s": self.flops_per_s,
+            "peak_bytes_per_s": self.bytes_per_s,
             "step_ms": self.step_seconds * 1e3,
             "tokens_per_s": settings.tokens_per_step() as f64 / self.step_seconds,
             "run_s": self.step_seconds * settings.max_iters as f64,
@@ -108,12 +89,13 @@ impl Outlook {
     }
 
     fn table(&self) -> String {
-        let Self { settings, config, step, .. } = self;
+        let Self { settings, estimate, .. } = self;
+        let (config, step) = (&estimate.config, estimate.step);
         let tokens = settings.tokens_per_step();
-        let memory: Vec<_> = self
+        let memory: Vec<_> = estimate
             .memory
             .iter()
-            .map(|(role, size)| format!("  {role:15}{:>12}\n", bytes(*size as f64)))
+            .map(|(role, &size)| format!("  {:15}{:>12}\n", role.label(), bytes(size as f64)))
             .collect();
         let rows = [
             format!(
@@ -124,7 +106,7 @@ impl Outlook {
                 config.block_size,
                 thousands(config.vocab_size as u64),
             ),
-            format!("parameters       {}\n", thousands(config.parameter_count().total as u64)),
+            format!("parameters       {}\n", thousands(estimate.parameters.total as u64)),
             format!(
                 "step             {} tokens = {} x {} x {} (micro-batches x sequences x tokens)\n",
                 thousands(tokens as u64),
@@ -137,7 +119,7 @@ impl Outlook {
                 thousands(settings.max_iters as u64),
                 thousands(tokens.saturating_mul(settings.max_iters) as u64),
             ),
-            format!("\nmemory           {:>12}\n", bytes(self.memory_total as f64)),
+            format!("\nmemory           {:>12}\n", bytes(estimate.memory_bytes as f64)),
             memory.concat(),
             format!(
                 "\nwork             {} and {} moved in a step\n",
@@ -146,8 +128,8 @@ impl Outlook {
             ),
             format!(
                 "machine          {}, {}/s at best, measured just now\n",
-                metric(self.speed.flops, "FLOP/s"),
-                bytes(self.speed.bytes)
+                metric(self.flops_per_s, "FLOP/s"),
+                bytes(self.bytes_per_s)
             ),
             format!(
                 "time             at least {} a step, {} for the run, without evaluations: {} tokens/s at most\n",

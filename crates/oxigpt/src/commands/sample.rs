@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::cli::SampleArgs;
 use crate::hint::CliError;
-use crate::machine;
+use oxigpt_train::machine;
 
 /// Between one sample and the next.
 const RULE: &str = "---------------";

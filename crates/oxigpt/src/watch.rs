@@ -1,0 +1,187 @@
+//! Shows a training run to a person: a table at its start, then a bar on a terminal, or plain lines elsewhere.
+
+use std::fmt::Write;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use oxigpt_train::{Eval, Event, Observer, Sample, Started, Summary, Train};
+
+use crate::report::{self, bytes, duration, metric, thousands};
+
+/// Watches a run.
+pub(crate) struct Watch {
+    bar: ProgressBar,
+    log_interval: u64,
+    max_iters: u64,
+    pace: Pace,
+}
+
+/// How fast steps have been lately.
+#[derive(Default)]
+struct Pace {
+    step_ms: f64,
+}
+
+impl Pace {
+    /// Takes in one more step: a running mean, in which the last twenty count most.
+    fn add(&mut self, step_ms: f64) {
+        let weight = if self.step_ms == 0.0 { 1.0 } else { 0.05 };
+        self.step_ms += weight * (step_ms - self.step_ms);
+    }
+}
+
+impl Watch {
+    pub(crate) fn new(log_interval: usize) -> Watch {
+        Watch {
+            bar: ProgressBar::hidden(),
+            log_interval: log_interval as u64,
+            max_iters: 0,
+            pace: Pace::default(),
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn line(&self, text: &str) {
+        self.bar.suspend(|| report::note(text));
+    }
+
+    fn started(&mut self, started: &Started) {
+        self.max_iters = started.max_iters;
+        report::note(&table(started));
+        self.bar = ProgressBar::new(started.max_iters);
+        let template = "{bar:32} {pos}/{len}  {msg}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style.progress_chars("━━╌"));
+        }
+        self.bar.set_position(started.step);
+    }
+
+    fn stepped(&mut self, train: &Train) {
+        self.pace.add(train.step_ms);
+        let done = train.step + 1;
+        let left = (self.max_iters - done) as f64 * self.pace.step_ms / 1e3;
+        self.bar.set_position(done);
+        if self.bar.is_hidden() {
+            if train.step.is_multiple_of(self.log_interval) || done == self.max_iters {
+                self.line(&format!("{} | {} left", step_line(train), duration(left)));
+            }
+            return;
+        }
+        let tokens_per_s = thousands(train.tokens_per_s as u64);
+        let Train { loss, mfu, .. } = train;
+        self.bar.set_message(format!(
+            "loss {loss:.3}  {tokens_per_s} tokens/s  {:.0} % of peak  {} left",
+            mfu * 100.0,
+            duration(left)
+        ));
+    }
+}
+
+impl Observer for Watch {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Started(started) => self.started(started),
+            Event::Train(train) => self.stepped(train),
+            Event::Eval(eval) => self.line(&eval_line(eval)),
+            Event::Sample(sample) => self.line(&sample_text(sample)),
+            Event::Checkpoint(saved) => {
+                let best = if saved.best { ", the best so far" } else { "" };
+                self.line(&format!("step {:5} | saved {}{best}", saved.step, saved.name));
+            }
+            Event::Warning { message, .. } => self.bar.suspend(|| report::warning(message)),
+            Event::Failure(_) => self.finish(),
+            Event::Finished(summary) => {
+                self.finish();
+                report::note(&ending(summary));
+            }
+        }
+    }
+}
+
+fn step_line(train: &Train) -> String {
+    let Train { step, loss, lr, grad_norm, step_ms, mfu, .. } = train;
+    let tokens_per_s = thousands(train.tokens_per_s as u64);
+    format!(
+        "step {step:5} | loss {loss:.6} | lr {lr:.4e} | norm {grad_norm:.4} | {step_ms:.2} ms | {tokens_per_s} tokens/s | mfu {:.1} %",
+        mfu * 100.0
+    )
+}
+
+fn eval_line(eval: &Eval) -> String {
+    format!("step {:5} | train loss {:.4} | val loss {:.4}", eval.step, eval.train_loss, eval.val_loss)
+}
+
+fn sample_text(sample: &Sample) -> String {
+    let rule = "-".repeat(15);
+    format!("{rule}\n{}{}\n{rule}", sample.start, sample.text)
+}
+
+fn table(started: &Started) -> String {
+    let mut text = String::new();
+    let mut row = |label: &str, value: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{label:12} {value}");
+    };
+    row("parameters", thousands(started.parameters as u64));
+    row(
+        "data",
+        format!(
+            "{}: {} tokens to train on, {} to validate on; the run sees {:.1} epochs",
+            started.dataset.display(),
+            thousands(started.train_tokens),
+            thousands(started.val_tokens),
+            started.epochs
+        ),
+    );
+    row(
+        "step",
+        format!(
+            "{} tokens in {} micro-batches, {}",
+            thousands(started.tokens_per_step as u64),
+            started.micro_batches,
+            metric(started.flops_per_step, "FLOP")
+        ),
+    );
+    row(
+        "machine",
+        format!(
+            "{}, {} threads, {} in matrix products",
+            started.backend,
+            started.threads,
+            metric(started.peak_flops_per_s, "FLOP/s")
+        ),
+    );
+    row("memory", bytes(started.memory_bytes as f64));
+    for (role, size) in started.memory.iter().filter(|(_, size)| **size > 0) {
+        row("", format!("{role:12} {:>10}", bytes(*size as f64)));
+    }
+    row(
+        "first loss",
+        format!(
+            "about {:.4}, which is ln {}: a model that has learned nothing",
+            started.initial_loss, started.vocab_size
+        ),
+    );
+    if started.step > 0 {
+        row("resumed", format!("at step {} of {}", started.step, started.max_iters));
+    }
+    text
+}
+
+fn ending(summary: &Summary) -> String {
+    let dir = summary.run_dir.display();
+    let best = match (summary.best_val_loss, summary.best_step) {
+        (Some(loss), Some(step)) => format!("; best validation loss {loss:.4}, at step {step}"),
+        _ => String::new(),
+    };
+    if summary.interrupted {
+        return format!(
+            "interrupted after {} steps and saved{best}\nto go on:  oxigpt train --init_from=resume --out_dir={dir}",
+            summary.step
+        );
+    }
+    format!("{} steps done{best}\nto hear it: oxigpt sample --from {dir}", summary.step)
+}
