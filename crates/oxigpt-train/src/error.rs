@@ -56,12 +56,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// There is nothing to resume.
-    #[error("there is no run to resume in {dir}: it has no {missing}", dir = dir.display())]
+    #[error("there is no run to resume in {dir}: it has no config.toml", dir = dir.display())]
     NoRun {
         /// Run directory.
         dir: PathBuf,
-        /// What a run would have.
-        missing: &'static str,
     },
     /// Another process is at work there.
     #[error("{dir}: another process is training this run", dir = dir.display())]

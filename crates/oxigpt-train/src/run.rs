@@ -105,10 +105,11 @@ impl<'a> Run<'a> {
                 State::new(settings.seed, &corpus.hash)
             }
         };
-        let dir = match dir {
-            Some(dir) => dir.set_config(&settings).map(|()| dir)?,
-            None => RunDir::create(Path::new(&settings.out_dir), &settings, &corpus)?,
+        let mut dir = match dir {
+            Some(dir) => dir,
+            None => RunDir::create(Path::new(&settings.out_dir), &settings)?,
         };
+        dir.describe(&settings, &corpus)?;
         let metrics = Metrics::open(dir.root(), state.step, state.settled)?;
         let saved_at = Some(state.step).filter(|_| state.settled);
         let mut run = Run {

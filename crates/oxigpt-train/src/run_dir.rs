@@ -3,6 +3,7 @@
 //! `config.toml` the resolved configuration, `run.json` program, machine and data, `metrics.jsonl` every event,
 //! `log.txt` the same for people, `checkpoints/step-NNNNNNNN/`, and `latest` and `best`, which name one of them.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -25,8 +26,8 @@ const CHECKPOINTS: &str = "checkpoints";
 #[derive(Debug)]
 pub(crate) struct RunDir {
     root: PathBuf,
-    /// Holds the lock; the system lets go of it when the process ends, however it ends.
-    _lock: fs::File,
+    /// `run.json`, locked; the system lets go of it when the process ends, however it ends.
+    facts: fs::File,
 }
 
 /// Refuses a directory that has anything of a run in it.
@@ -41,36 +42,36 @@ pub(crate) fn check_vacant(root: &Path) -> Result<(), Error> {
 }
 
 impl RunDir {
-    /// Begins a run in a directory that [`check_vacant`] has passed.
-    pub(crate) fn create(root: &Path, settings: &Settings, corpus: &Corpus) -> Result<RunDir, Error> {
-        fs::create_dir_all(root.join(CHECKPOINTS))?;
-        durable::replace(&root.join(FACTS), facts(corpus).as_bytes())?;
-        let dir = RunDir::lock(root)?;
-        dir.set_config(settings)?;
-        Ok(dir)
+    /// Begins a run in a directory that [`check_vacant`] has passed. The configuration comes first: with it the
+    /// directory is a run that can be resumed, without it nothing is.
+    pub(crate) fn create(root: &Path, settings: &Settings) -> Result<RunDir, Error> {
+        fs::create_dir_all(root)?;
+        durable::replace(&root.join(CONFIG), settings.to_toml().as_bytes())?;
+        RunDir::resume(root)
     }
 
     /// Takes the directory of a run that has begun, to go on with it.
     pub(crate) fn resume(root: &Path) -> Result<RunDir, Error> {
-        // In the order of their making, the last first.
-        match [CONFIG, FACTS, CHECKPOINTS].into_iter().find(|name| !root.join(name).exists()) {
-            Some(missing) => Err(Error::NoRun { dir: root.into(), missing }),
-            None => RunDir::lock(root),
+        if !root.join(CONFIG).exists() {
+            return Err(Error::NoRun { dir: root.into() });
         }
-    }
-
-    fn lock(root: &Path) -> Result<RunDir, Error> {
-        let lock = fs::File::open(root.join(FACTS))?;
-        match lock.file().try_lock() {
+        fs::create_dir_all(root.join(CHECKPOINTS))?;
+        let facts = fs::OpenOptions::new().create(true).append(true).open(root.join(FACTS))?;
+        match facts.file().try_lock() {
             Err(std::fs::TryLockError::WouldBlock) => Err(Error::Busy { dir: root.into() }),
             // Where the file system knows no locks, care is left to people.
-            _ => Ok(RunDir { root: root.into(), _lock: lock }),
+            _ => Ok(RunDir { root: root.into(), facts }),
         }
     }
 
-    /// Writes the configuration that the run works with from now on.
-    pub(crate) fn set_config(&self, settings: &Settings) -> Result<(), Error> {
-        Ok(durable::replace(&self.root.join(CONFIG), settings.to_toml().as_bytes())?)
+    /// Writes the configuration that the run works with from now on, and when it begins, what else there is to know.
+    pub(crate) fn describe(&mut self, settings: &Settings, corpus: &Corpus) -> Result<(), Error> {
+        durable::replace(&self.root.join(CONFIG), settings.to_toml().as_bytes())?;
+        if self.facts.metadata()?.len() == 0 {
+            self.facts.write_all(facts(corpus).as_bytes())?;
+            self.facts.sync_all()?;
+        }
+        Ok(())
     }
 
     pub(crate) fn root(&self) -> &Path {

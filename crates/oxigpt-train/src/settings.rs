@@ -171,7 +171,8 @@ impl Settings {
             name: name.to_owned(),
             line: 1 + text[..offset].matches('\n').count(),
         };
-        // In the order of the alphabet, which sets total_batch_size after gradient_accumulation_steps.
+        // In the order of the alphabet, which sets total_batch_size after gradient_accumulation_steps, and eval_tokens
+        // after eval_iters.
         let entries: BTreeMap<Spanned<String>, toml::Value> = toml::from_str(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
             SettingsError::Syntax { at: at(offset), message: error.message().to_owned() }
@@ -202,9 +203,11 @@ impl Settings {
         if !field.assign(value) {
             return Err(SettingsError::bad_value(&key, field.kind(), &value::toml_text(value), at));
         }
-        // Both say how large a step is: the later of the two must not be undone by the earlier.
-        if key == "gradient_accumulation_steps" {
-            self.total_batch_size = 0;
+        // Two keys say how large a step is, and two how long an evaluation: the later must not be undone by the earlier.
+        match key.as_str() {
+            "gradient_accumulation_steps" => self.total_batch_size = 0,
+            "eval_iters" => self.eval_tokens = 0,
+            _ => {}
         }
         Ok(())
     }

@@ -84,6 +84,16 @@ fn the_later_of_step_size_and_accumulation_holds() {
 }
 
 #[test]
+fn the_later_of_evaluated_tokens_and_batches_holds() {
+    let shape = "batch_size = 4\nblock_size = 8\neval_iters = 2\n";
+    let tokens = with_toml(&format!("{shape}eval_tokens = 96\n")).unwrap();
+    assert_eq!(tokens.clone().resolve().unwrap().eval_tokens, 96);
+    let mut again = with_toml(&tokens.resolve().unwrap().to_toml()).unwrap();
+    again.apply_flag("eval_iters", "5").unwrap();
+    assert_eq!(again.resolve().unwrap().eval_tokens, 160);
+}
+
+#[test]
 fn errors_say_where_what_and_what_to_do() {
     let cases = [
         (

@@ -37,6 +37,11 @@ fn a_directory_with_a_run_in_it_is_not_written_over() {
     }
     assert!(refused(settings.clone()).contains("already holds a run (metrics.jsonl)"));
 
+    // A run that was cut off before anything stood in its directory can begin there.
+    fs::create_dir(place.path("empty")).unwrap();
+    fs::write(place.path("empty/config.toml.tmp"), "torn").unwrap();
+    run(Settings { out_dir: place.text("empty"), ..settings.clone() }).unwrap();
+
     fs::write(place.path("file"), "").unwrap();
     let told = refused(place.settings("file"));
     assert!(told.ends_with("file is a file; a run needs a directory | choose another --out_dir"), "{told}");

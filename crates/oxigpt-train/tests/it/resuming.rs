@@ -277,9 +277,16 @@ fn a_run_killed_before_its_first_checkpoint_begins_again() {
         false
     })
     .unwrap();
-    let (_, events) = run(resumed(&place.settings("killed"))).unwrap();
-    assert_eq!(warnings(&events), ["there is no checkpoint yet: the run begins again"]);
-    assert_same_end(&place, "whole", "killed");
+    // The configuration is the first thing that is written, and enough.
+    fs::create_dir(place.path("just-begun")).unwrap();
+    fs::copy(place.path("early/config.toml"), place.path("just-begun/config.toml")).unwrap();
+    for name in ["killed", "just-begun"] {
+        let (_, events) = run(resumed(&place.settings(name))).unwrap();
+        assert_eq!(warnings(&events), ["there is no checkpoint yet: the run begins again"]);
+        assert_same_end(&place, "whole", name);
+        let facts: Value = serde_json::from_str(&read(&place.path(name).join("run.json"))).unwrap();
+        assert_eq!(facts["data"]["train_tokens"], 12_950);
+    }
 }
 
 /// `latest` is what resuming goes by: whoever points it further back gives up what came after.
