@@ -18,13 +18,16 @@ pub(crate) struct Watch {
 /// How fast steps have been lately.
 #[derive(Default)]
 struct Pace {
+    steps: u32,
     step_ms: f64,
 }
 
 impl Pace {
-    /// Takes in one more step: a running mean, in which the last twenty count most.
+    /// Takes in one more step: a running mean over the last twenty or so. The first steps, which still fetch their
+    /// memory, are forgotten at once.
     fn add(&mut self, step_ms: f64) {
-        let weight = if self.step_ms == 0.0 { 1.0 } else { 0.05 };
+        self.steps += 1;
+        let weight = if self.steps <= 3 { 1.0 } else { 0.05 };
         self.step_ms += weight * (step_ms - self.step_ms);
     }
 }
