@@ -33,6 +33,12 @@ impl Settings {
 
     /// Refuses what no run can have, and what this version cannot do yet.
     pub fn validate(&self) -> Result<(), SettingsError> {
+        if self.out_dir.is_empty() {
+            return Err(impossible(
+                "`out_dir` is empty".into(),
+                "name a directory, such as --out_dir=out/mine",
+            ));
+        }
         self.check_counts()?;
         self.check_rates()?;
         self.check_shapes()?;
