@@ -144,6 +144,19 @@ pub(crate) fn latest_name(root: &Path) -> Option<String> {
     latest_step(root, &steps(root).ok()?).map(name_of)
 }
 
+/// Makes the last checkpoint from before `step` updates the latest, and gives its name. One of `step` updates, after
+/// which training fell apart, would fall apart again.
+pub(crate) fn go_back(root: &Path, step: u64) -> Option<String> {
+    let steps = steps(root).ok()?;
+    let latest = latest_step(root, &steps)?;
+    let good = steps.into_iter().rev().find(|&s| s < step && s <= latest)?;
+    if good < latest {
+        // Where that fails, the name is still what there is to know.
+        let _ = durable::replace(&root.join(LATEST), pointer(&name_of(good)).as_bytes());
+    }
+    Some(name_of(good))
+}
+
 /// Opens the checkpoint that resuming goes on from: the latest, or where that is damaged the one before, with a
 /// word about it in `warnings`. `None` where there is none yet.
 pub(crate) fn open_latest(root: &Path, warnings: &mut Vec<String>) -> Result<Option<Checkpoint>, Error> {

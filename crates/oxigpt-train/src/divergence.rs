@@ -20,7 +20,7 @@ pub struct Divergence {
     pub gradients: Vec<GradientNorm>,
     /// Weights that are not finite, by tensor.
     pub bad_weights: Vec<String>,
-    /// The checkpoint that is left.
+    /// The last checkpoint from before, with which resuming goes on.
     pub last_checkpoint: Option<String>,
 }
 
@@ -67,7 +67,7 @@ impl fmt::Display for Divergence {
         }
         match &self.last_checkpoint {
             Some(name) => write!(f, "; the last good checkpoint is {name}"),
-            None => f.write_str("; there is no checkpoint yet"),
+            None => f.write_str("; there is no checkpoint from before"),
         }
     }
 }

@@ -21,6 +21,7 @@ const CHANGEABLE: &[&str] = &[
     "learning_rate",
     "min_lr",
     "decay_lr",
+    "warmup_iters",
     "lr_decay_iters",
     "grad_clip",
     "eval_interval",

@@ -276,9 +276,10 @@ impl<'a> Run<'a> {
         self.tell(&Event::Warning { step: self.trainer.step, message })
     }
 
+    /// Adds to a report of divergence what is left, from which a resumed run will go on.
     fn with_last_checkpoint(&self, mut error: Error) -> Error {
         if let Error::Diverged(report) = &mut error {
-            report.last_checkpoint = checkpoint::latest_name(self.dir.root());
+            report.last_checkpoint = checkpoint::go_back(self.dir.root(), report.step);
         }
         error
     }
