@@ -13,7 +13,7 @@ use crate::report;
 
 const EXAMPLES: &str = "\
 Examples:
-  oxigpt train                                 a small GPT learns to tell stories, in about two minutes
+  oxigpt train                                 a small GPT learns to tell stories
   oxigpt prepare text --input *.txt --tokenizer gpt2 --out data/mine
   oxigpt plan gpt2-124m --batch_size=8         a recipe, but for this key
   oxigpt sample --from gpt2/ --start \"Once\"    a Hugging Face directory speaks
@@ -28,10 +28,10 @@ const TRAINING: &str = "\
 Defaults are those of a file that does not set the key; `oxigpt recipes NAME` prints what a recipe sets.
 
 Examples:
-  oxigpt train                                          the recipe demo: stories, in about two minutes
+  oxigpt train                                          the recipe demo: a small GPT tells stories
   oxigpt train shakespeare-char-cpu --max_iters=500     a recipe, but for this key
   oxigpt train ./mine.toml --dataset=data/mine          a file of your own
-  oxigpt train --init_from=resume --out_dir=out/demo    go on with a run, exactly as if it had not stopped
+  oxigpt train --init_from=resume --out_dir=out/demo    go on with a run as if it had not stopped
 ";
 
 /// Train, fine-tune, evaluate and sample GPT-2-class language models.

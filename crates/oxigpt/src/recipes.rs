@@ -55,7 +55,7 @@ mod tests {
             settings.apply_toml(find(name).unwrap(), name).unwrap();
             settings.resolve().unwrap().total_batch_size
         };
-        assert_eq!(tokens("demo"), 2048);
+        assert_eq!(tokens("demo"), 1024);
         assert_eq!(tokens("overfit"), 256);
         assert_eq!(tokens("shakespeare-char"), 16_384);
         assert_eq!(tokens("shakespeare-char-cpu"), 768);

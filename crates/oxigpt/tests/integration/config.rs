@@ -20,7 +20,7 @@ fn later_recipes_and_files_override_earlier_ones_and_keys_override_both() {
     assert_eq!(run["tokens_per_step"], 2 * 32);
     assert_eq!(run["steps"], 9);
     let turned = planned(&place, &["mine.toml", "demo", "--bias=False", "--block_size=32"]);
-    assert_eq!(turned["tokens_per_step"], 16 * 32);
+    assert_eq!(turned["tokens_per_step"], 8 * 32);
     assert!(run["parameters"].as_u64() > turned["parameters"].as_u64());
 }
 
@@ -128,8 +128,8 @@ fn combinations_that_no_run_can_have() {
     ");
     assert_snapshot!(refused(&["plan", "--total_batch_size=5000"]), @"
     exit 2
-    error: total_batch_size = 5000 is not a whole number of micro-batches of batch_size x block_size = 16 x 128 = 2048 tokens
-    hint: the nearest size that is: --total_batch_size=4096
+    error: total_batch_size = 5000 is not a whole number of micro-batches of batch_size x block_size = 8 x 128 = 1024 tokens
+    hint: the nearest size that is: --total_batch_size=5120
     ");
     assert_snapshot!(refused(&["plan", "--learning_rate=inf"]), @"
     exit 2
@@ -242,10 +242,10 @@ fn a_run_that_is_not_there_cannot_be_resumed() {
 
 #[test]
 fn doubts_are_told_and_do_not_stop() {
-    let output = Place::new().output(&["plan", "--vocab_size=65", "--warmup_iters=2000", "--min_lr=1"]);
+    let output = Place::new().output(&["plan", "--vocab_size=65", "--warmup_iters=5000", "--min_lr=1"]);
     assert_eq!(output.status.code(), Some(0));
     assert_snapshot!(String::from_utf8(output.stderr).unwrap(), @"
-    warning: warmup_iters = 2000 is more than max_iters = 1500: the learning rate never reaches its highest value
-    warning: min_lr = 1 is more than learning_rate = 0.002: the learning rate will rise
+    warning: warmup_iters = 5000 is more than max_iters = 4000: the learning rate never reaches its highest value
+    warning: min_lr = 1 is more than learning_rate = 0.003: the learning rate will rise
     ");
 }

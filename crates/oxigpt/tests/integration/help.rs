@@ -23,6 +23,7 @@ fn overview() {
     Usage: oxigpt <COMMAND>
 
     Commands:
+      train        Train a model, or go on training one
       prepare      Turn text into the token shards that training reads
       sample       Generate text with a model
       plan         Say what a run will take: memory, work and time
@@ -34,6 +35,7 @@ fn overview() {
       -V, --version  Print version
 
     Examples:
+      oxigpt train                                 a small GPT learns to tell stories
       oxigpt prepare text --input *.txt --tokenizer gpt2 --out data/mine
       oxigpt plan gpt2-124m --batch_size=8         a recipe, but for this key
       oxigpt sample --from gpt2/ --start "Once"    a Hugging Face directory speaks
@@ -161,6 +163,44 @@ fn every_key_of_a_configuration() {
     "#);
 }
 
+/// The keys are those of `plan`.
+#[test]
+fn train() {
+    let help = run(&["train", "--help"]);
+    let keys = |text: &str| {
+        let (begin, end) = (text.find("\nRun:\n").unwrap(), text.find("\nDefaults are").unwrap());
+        (begin, end, text[begin..end].to_owned())
+    };
+    let (begin, end, train_keys) = keys(&help);
+    assert_eq!(train_keys, keys(&run(&["plan", "--help"])).2);
+    assert_snapshot!(format!("{}[KEYS]\n{}", &help[..begin], &help[end..]), @"
+    exit 0
+    --- stdout
+    Train a model, or go on training one
+
+    Usage: oxigpt train [OPTIONS] [RECIPE | FILE.toml]...
+
+    Arguments:
+      [RECIPE | FILE.toml]...  Built-in recipes or files of settings; later ones override earlier ones
+                               [default: demo]
+
+    Options:
+          --json  Print how the run ended, as one JSON object
+      -h, --help  Print help
+    [KEYS]
+
+    Defaults are those of a file that does not set the key; `oxigpt recipes NAME` prints what a recipe
+    sets.
+
+    Examples:
+      oxigpt train                                          the recipe demo: a small GPT tells stories
+      oxigpt train shakespeare-char-cpu --max_iters=500     a recipe, but for this key
+      oxigpt train ./mine.toml --dataset=data/mine          a file of your own
+      oxigpt train --init_from=resume --out_dir=out/demo    go on with a run as if it had not stopped
+    --- stderr
+    ");
+}
+
 #[test]
 fn nothing_typed_is_answered_with_the_overview_and_code_2() {
     let place = Place::new();
@@ -177,6 +217,8 @@ fn unknown_command() {
     --- stdout
     --- stderr
     error: unrecognized subcommand 'trian'
+
+      tip: a similar subcommand exists: 'train'
 
     Usage: oxigpt <COMMAND>
     hint: add --help to see what can be written here

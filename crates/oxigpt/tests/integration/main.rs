@@ -8,5 +8,7 @@ mod help;
 mod plan;
 mod prepare;
 mod recipes;
+mod resume;
 mod sample;
 mod support;
+mod train;

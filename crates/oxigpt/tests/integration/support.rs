@@ -1,10 +1,33 @@
 //! Runs the binary in a folder of its own and writes down what came of it.
 
-use std::path::Path;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Output, Stdio};
 
 use assert_cmd::Command;
 use tempfile::TempDir;
+
+/// A run of a moment, on the data set that [`Place::for_training`] prepares.
+const TINY: &str = r#"
+dataset = "cat"
+out_dir = "run"
+threads = 1
+n_layer = 1
+n_head = 2
+n_embd = 32
+block_size = 16
+batch_size = 4
+gradient_accumulation_steps = 2
+dropout = 0.1
+learning_rate = 1e-2
+min_lr = 1e-3
+warmup_iters = 5
+max_iters = 40
+lr_decay_iters = 40
+eval_interval = 20
+eval_iters = 2
+log_interval = 10
+sample_tokens = 20
+"#;
 
 /// A folder of its own for one test, in which it runs the program.
 pub(crate) struct Place(TempDir);
@@ -12,6 +35,15 @@ pub(crate) struct Place(TempDir);
 impl Place {
     pub(crate) fn new() -> Self {
         Self(TempDir::new().unwrap())
+    }
+
+    /// A place where `oxigpt train tiny.toml` works.
+    pub(crate) fn for_training() -> Self {
+        let place = Self::new();
+        place.write("tiny.toml", TINY);
+        place.write("cat.txt", "the cat sat on the mat\n".repeat(200));
+        place.done(&["prepare", "text", "--input=cat.txt", "--tokenizer=char", "--out=data/cat"]);
+        place
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -31,8 +63,41 @@ impl Place {
         command
     }
 
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
+        fs_err::read(self.path().join(name)).unwrap()
+    }
+
+    pub(crate) fn read_text(&self, name: &str) -> String {
+        String::from_utf8(self.read(name)).unwrap()
+    }
+
     pub(crate) fn output(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
+    }
+
+    /// What a command that must succeed prints to standard output.
+    pub(crate) fn done(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a command that must fail prints to standard error.
+    pub(crate) fn failed(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert_ne!(output.status.code(), Some(0), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Starts a command; its standard error can be read while it runs.
+    pub(crate) fn start(&self, args: &[&str]) -> Child {
+        std::process::Command::new(program())
+            .current_dir(self.path())
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     /// Exit code and what was printed, with this folder and the version taken out.
@@ -47,6 +112,11 @@ impl Place {
         text.replace(&format!("{}", self.path().display()), "[PLACE]")
             .replace(env!("CARGO_PKG_VERSION"), "[VERSION]")
     }
+}
+
+/// Where the program is.
+pub(crate) fn program() -> PathBuf {
+    assert_cmd::cargo::cargo_bin!("oxigpt").to_path_buf()
 }
 
 /// Runs the program once, in a folder that holds nothing.

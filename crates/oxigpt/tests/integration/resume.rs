@@ -1,0 +1,153 @@
+//! A run that is stopped, killed, or runs out of disk goes on as if nothing had happened: to the same bytes.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use insta::assert_snapshot;
+use serde_json::Value;
+
+use crate::support::{Place, program};
+
+const RESUME: &[&str] = &["train", "--init_from=resume", "--out_dir=run"];
+
+/// Lines of a process until one has all the words; those before it are passed over.
+fn wait_for(child: &mut Child, words: &str) {
+    let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains(words)), "the program ended without `{words}`");
+}
+
+/// The losses of all updates, in order.
+fn losses(place: &Place, run: &str) -> Vec<(u64, f64)> {
+    let text = place.read_text(&format!("{run}/metrics.jsonl"));
+    let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    events
+        .filter(|event| event["event"] == "train")
+        .map(|event| (event["step"].as_u64().unwrap(), event["loss"].as_f64().unwrap()))
+        .collect()
+}
+
+fn assert_same_end(place: &Place, one: &str, other: &str) {
+    let last = place.read_text(&format!("{one}/latest"));
+    assert_eq!(last, place.read_text(&format!("{other}/latest")));
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        let bytes = |run: &str| place.read(&format!("{run}/checkpoints/{}/{file}", last.trim()));
+        assert!(bytes(one) == bytes(other), "{file} of {one} and of {other}");
+    }
+    assert_eq!(losses(place, one), losses(place, other));
+}
+
+/// The program is killed again and again: after so many lines and a moment more, so that every stage of a run is hit.
+#[test]
+fn killed_at_any_moment() {
+    let place = Place::for_training();
+    let settings = ["--max_iters=120", "--save_interval=1", "--eval_interval=7", "--log_interval=1"];
+    let start = |out_dir| [&["train", "tiny.toml", out_dir], &settings[..]].concat();
+    place.done(&start("--out_dir=whole"));
+    let mut reached = BTreeSet::new();
+    for kill in 0u64..20 {
+        let begun = place.path().join("run/config.toml").exists();
+        let args = if begun { RESUME.to_vec() } else { start("--out_dir=run") };
+        let mut child = place.start(&args);
+        // What comes before the first update takes 65 lines, an update and its checkpoint two.
+        let lines = [0, 60, 66, 70, 74][kill as usize % 5] + kill as usize % 3;
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        stderr.by_ref().take(lines).for_each(drop);
+        std::thread::sleep(Duration::from_micros(kill * 7919 % 6000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        reached.extend(fs_err::read_to_string(place.path().join("run/latest")));
+    }
+    assert!(reached.len() > 3, "it was killed in the middle of things: {reached:?}");
+    place.done(RESUME);
+    assert_same_end(&place, "whole", "run");
+}
+
+#[test]
+#[cfg(unix)]
+fn interrupted() {
+    let place = Place::for_training();
+    let args = ["train", "tiny.toml", "--log_interval=1", "--max_iters=1000000"];
+    let mut child = place.start(&args);
+    wait_for(&mut child, "step     3 |");
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let mut told = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{told}");
+    let (_, ending) =
+        told.split_once("warning: finishing this step, then saving; once more to stop at once\n").unwrap();
+    assert!(ending.ends_with("\nto go on:  oxigpt train --init_from=resume --out_dir=run\n"), "{ending}");
+    let latest = place.read_text("run/latest");
+    let step: u64 = latest.trim().trim_start_matches("step-").parse().unwrap();
+    assert!(ending.contains(&format!("interrupted after {step} steps and saved")), "{ending}");
+
+    let end = format!("--max_iters={}", step + 5);
+    place.done(&[RESUME, &[&end]].concat());
+    place.done(&["train", "tiny.toml", "--log_interval=1", "--out_dir=whole", &end]);
+    assert_same_end(&place, "whole", "run");
+}
+
+#[test]
+fn threads_change_nothing() {
+    let place = Place::for_training();
+    place.done(&["train", "tiny.toml", "--out_dir=whole"]);
+    place.done(&["train", "tiny.toml", "--threads=2"]);
+    assert_same_end(&place, "whole", "run");
+}
+
+#[test]
+fn by_two_at_once() {
+    let place = Place::for_training();
+    let mut child = place.start(&["train", "tiny.toml", "--max_iters=1000000"]);
+    wait_for(&mut child, "step     0 |");
+    let told = place.failed(RESUME);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_snapshot!(&told[told.find("error: ").unwrap()..], @"
+    error: run: another process is training this run
+    hint: wait for it to end, or stop it, or choose another --out_dir
+    ");
+}
+
+#[test]
+fn with_another_model() {
+    let place = Place::for_training();
+    place.done(&["train", "tiny.toml", "--max_iters=20"]);
+    let told = place.failed(&[RESUME, &["--n_layer=2"]].concat());
+    assert_snapshot!(&told[told.find("error: ").unwrap()..], @"
+    error: `n_layer` was 1 when this run began, and cannot become 2
+    hint: leave --n_layer at 1, or start another run with another --out_dir
+    ");
+    let told = place.failed(&[RESUME, &["--max_iters=10"]].concat());
+    assert_snapshot!(&told[told.find("error: ").unwrap()..], @"
+    error: this run has already made 20 updates, more than max_iters = 10
+    hint: raise --max_iters to train on
+    ");
+}
+
+/// The limit on the size of a file fails as a full disk does: in the middle of the file that is being written.
+#[test]
+#[cfg(unix)]
+fn after_the_disk_was_full() {
+    let place = Place::for_training();
+    place.done(&["train", "tiny.toml", "--log_interval=1", "--out_dir=whole"]);
+    place.done(&["train", "tiny.toml", "--log_interval=1", "--max_iters=20"]);
+    let script = r#"trap '' XFSZ; ulimit -f 32; exec "$@""#;
+    let output = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(program())
+        .args([RESUME, &["--max_iters=40"]].concat())
+        .current_dir(place.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_snapshot!(&told[told.find("error: ").unwrap()..], @"
+    error: checkpoint step-00000040 could not be saved: failed to write to file `run/checkpoints/step-00000040.tmp/model.safetensors`: File too large (os error 27)
+    hint: free some disk space; step-00000020 is whole, --init_from=resume goes on from there
+    ");
+    place.done(&["sample", "--from=run", "--max-new-tokens=1"]);
+    place.done(&[RESUME, &["--max_iters=40"]].concat());
+    assert_same_end(&place, "whole", "run");
+}
