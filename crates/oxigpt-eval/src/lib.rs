@@ -3,6 +3,8 @@
 //! Nothing here changes a weight, and nothing depends on chance: the same weights and windows give the same
 //! numbers.
 
+use std::ops::ControlFlow;
+
 use oxigpt_compute::{Data, Error, Session};
 use oxigpt_data::EvalWindows;
 use oxigpt_model::Evaluate;
@@ -31,7 +33,7 @@ impl Loss {
 }
 
 /// Mean loss over all `windows`, in passes of `pass.batch_size`; the last may be smaller. `progress` hears,
-/// after each pass, how many windows are done.
+/// after each pass, how many windows are done, and may break off; there is no loss then.
 ///
 /// # Errors
 /// If a token is none of the model's words.
@@ -42,8 +44,8 @@ pub fn evaluate(
     session: &mut Session,
     pass: &Evaluate,
     windows: &EvalWindows,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Loss, Error> {
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<Loss>, Error> {
     let tokens = windows.target_tokens();
     assert_eq!(tokens, windows.len() * pass.block_size as u64, "windows of another block_size");
     let len = pass.batch_size * pass.block_size;
@@ -61,9 +63,11 @@ pub fn evaluate(
         session.download(pass.losses, &mut losses)?;
         sum += losses[..used].iter().map(|&loss| f64::from(loss)).sum::<f64>();
         done += rows;
-        progress(done);
+        if progress(done).is_break() {
+            return Ok(None);
+        }
     }
-    Ok(Loss { nats_per_token: sum / tokens as f64, tokens, windows: done })
+    Ok(Some(Loss { nats_per_token: sum / tokens as f64, tokens, windows: done }))
 }
 
 #[cfg(test)]

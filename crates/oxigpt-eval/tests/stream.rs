@@ -1,5 +1,6 @@
 //! The loss of a tiny GPT-2 on a tiny corpus, beside PyTorch's in float64.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use oxigpt_compute::cpu::{Cpu, CpuOptions};
@@ -28,9 +29,12 @@ fn run(backend: Box<dyn Backend>, batch_size: usize, windows: &EvalWindows) -> (
     let mut session = Session::new(plan, backend).expect("the model fits");
     table.upload(&mut session, &weights).expect("the weights are its own");
     let mut heard = Vec::new();
-    let loss = evaluate(&mut session, &pass, windows, &mut |done| heard.push(done));
+    let loss = evaluate(&mut session, &pass, windows, &mut |done| {
+        heard.push(done);
+        ControlFlow::Continue(())
+    });
     assert_eq!(table.of(&session).collect().ok(), weights.collect().ok(), "weights have changed");
-    (loss.expect("all tokens are words"), heard)
+    (loss.expect("all tokens are words").expect("nothing broke off"), heard)
 }
 
 fn cpu() -> Box<dyn Backend> {
@@ -59,4 +63,19 @@ fn the_loss_does_not_depend_on_the_batch_size() {
             assert_eq!((found.windows, found.tokens), (expected.windows, expected.tokens));
         }
     }
+}
+
+#[test]
+fn an_evaluation_that_is_broken_off_has_no_loss() {
+    let (config, weights) = load_pretrained(fixture("hf-gpt2")).expect("the model loads");
+    let (plan, table, pass) = eval_plan(&config, 5, 24).expect("the model can be evaluated");
+    let mut session = Session::new(plan, cpu()).expect("the model fits");
+    table.upload(&mut session, &weights).expect("the weights are its own");
+    let mut passes = 0;
+    let loss = evaluate(&mut session, &pass, &windows(None), &mut |_| {
+        passes += 1;
+        if passes == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(loss.expect("all tokens are words").is_none());
+    assert_eq!(passes, 2);
 }

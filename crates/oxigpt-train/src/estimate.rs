@@ -74,6 +74,11 @@ impl Estimate {
         }
     }
 
+    /// Bytes at the most demanding moment of the run: while a checkpoint is written.
+    pub fn peak_memory_bytes(&self) -> usize {
+        self.memory_bytes + self.checkpoint_buffer_bytes
+    }
+
     /// Seconds of a step on a machine of `flops` operations and `bytes` of memory a second, if every operator
     /// runs at the limit that binds it: a lower bound.
     pub fn step_seconds(&self, flops: f64, bytes: f64) -> f64 {

@@ -3,6 +3,7 @@
 //! "After `step` updates" is the one clock of a run. What is due then (an evaluation, a sample, a checkpoint) happens
 //! before the next update, and none of it touches the weights or the order of the data.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -187,7 +188,7 @@ impl<'a> Run<'a> {
         let mut save = is_last || due(self.settings.save_interval);
         let sample = self.settings.sample_interval > 0 && (is_last || due(self.settings.sample_interval));
         if is_last || due(self.settings.eval_interval) {
-            let improved = self.evaluate()?;
+            let Some(improved) = self.evaluate()? else { return Ok(()) };
             save |= improved || self.settings.always_save_checkpoint;
         }
         // A model that has learned nothing has nothing to say, and is made again from its seed.
@@ -198,13 +199,16 @@ impl<'a> Run<'a> {
         if save && step > 0 { self.save() } else { Ok(()) }
     }
 
-    /// Evaluates, and says whether the model is the best so far.
-    fn evaluate(&mut self) -> Result<bool, Error> {
+    /// Evaluates, and says whether the model is the best so far; nothing if it was asked to stop meanwhile.
+    fn evaluate(&mut self) -> Result<Option<bool>, Error> {
         let began = Instant::now();
         let Trainer { session, plan, step, .. } = &mut self.trainer;
-        let mut loss = |windows| oxigpt_eval::evaluate(session, &plan.evaluate, windows, &mut |_| ());
-        let train = loss(&self.corpus.train_windows)?;
-        let val = loss(&self.corpus.val_windows)?;
+        let stop = &self.stop;
+        let mut go_on =
+            |_| if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let mut loss = |windows| oxigpt_eval::evaluate(session, &plan.evaluate, windows, &mut go_on);
+        let Some(train) = loss(&self.corpus.train_windows)? else { return Ok(None) };
+        let Some(val) = loss(&self.corpus.val_windows)? else { return Ok(None) };
         let (step, val_loss) = (*step, val.nats_per_token);
         if !val_loss.is_finite() {
             let report = self.trainer.divergence("the validation loss")?;
@@ -217,7 +221,7 @@ impl<'a> Run<'a> {
         if improved {
             self.state.best = Some(Best { step, val_loss });
         }
-        Ok(improved)
+        Ok(Some(improved))
     }
 
     fn sample(&mut self) -> Result<(), Error> {

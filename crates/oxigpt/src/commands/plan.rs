@@ -69,14 +69,15 @@ fn vocab_size(settings: &Settings) -> Result<usize> {
 impl Outlook {
     fn json(&self) -> serde_json::Value {
         let Self { settings, estimate, .. } = self;
-        let memory: serde_json::Map<_, _> =
+        let mut memory: serde_json::Map<_, _> =
             estimate.memory.iter().map(|(role, &bytes)| (role.label().to_owned(), json!(bytes))).collect();
+        memory.insert("to save from".to_owned(), json!(estimate.checkpoint_buffer_bytes));
         json!({
             "parameters": estimate.parameters.total,
             "vocab_size": estimate.config.vocab_size,
             "tokens_per_step": settings.tokens_per_step(),
             "steps": settings.max_iters,
-            "memory_bytes": estimate.memory_bytes,
+            "memory_bytes": estimate.peak_memory_bytes(),
             "memory": memory,
             "flops_per_step": estimate.step.flops,
             "bytes_per_step": estimate.step.bytes,
@@ -92,11 +93,9 @@ impl Outlook {
         let Self { settings, estimate, .. } = self;
         let (config, step) = (&estimate.config, estimate.step);
         let tokens = settings.tokens_per_step();
-        let memory: Vec<_> = estimate
-            .memory
-            .iter()
-            .map(|(role, &size)| format!("  {:15}{:>12}\n", role.label(), bytes(size as f64)))
-            .collect();
+        let memory_row = |label: &str, size: usize| format!("  {label:15}{:>12}\n", bytes(size as f64));
+        let memory: Vec<_> =
+            estimate.memory.iter().map(|(role, &size)| memory_row(role.label(), size)).collect();
         let rows = [
             format!(
                 "model            {} layers, {} heads, width {}, context {}, vocabulary {}\n",
@@ -119,8 +118,9 @@ impl Outlook {
                 thousands(settings.max_iters as u64),
                 thousands(tokens.saturating_mul(settings.max_iters) as u64),
             ),
-            format!("\nmemory           {:>12}\n", bytes(estimate.memory_bytes as f64)),
+            format!("\nmemory           {:>12}\n", bytes(estimate.peak_memory_bytes() as f64)),
             memory.concat(),
+            memory_row("to save from", estimate.checkpoint_buffer_bytes),
             format!(
                 "\nwork             {} and {} moved in a step\n",
                 metric(step.flops, "FLOP"),

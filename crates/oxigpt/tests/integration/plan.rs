@@ -16,13 +16,14 @@ fn table() {
         step             768 tokens = 1 x 12 x 64 (micro-batches x sequences x tokens)
         run              2,000 steps, 1,536,000 tokens
 
-        memory               38.4 MiB
+        memory               38.6 MiB
           parameters         3.10 MiB
           gradients          3.10 MiB
           moments            6.20 MiB
           inputs             12.1 KiB
           outputs            6.06 KiB
           activations        26.0 MiB
+          to save from        256 KiB
 
         work             3.88 GFLOP and 167 MiB moved in a step
         machine          [SPEED]
