@@ -71,7 +71,7 @@ vectorised! {
         for score in scores.iter_mut() {
             *score = exp(*score - largest);
         }
-        let total = sum(scores.len(), |i| scores[i]);
+        let total = sum([scores], |[score]| score);
         let inverse = 1.0 / total;
         for score in scores.iter_mut() {
             *score *= inverse;
@@ -100,7 +100,7 @@ vectorised! {
 
 vectorised! {
     fn dot(a: &[f32], b: &[f32]) -> f32 {
-        sum(a.len(), |i| a[i] * b[i])
+        sum([a, b], |[a, b]| a * b)
     }
 }
 

@@ -33,12 +33,12 @@ vectorised! {
         let largest = max(logits);
         let at_target = logits[target];
         let Some(scale) = scale else {
-            return largest - at_target + sum(logits.len(), |i| exp(logits[i] - largest)).ln();
+            return largest - at_target + sum([logits], |[logit]| exp(logit - largest)).ln();
         };
         for logit in logits.iter_mut() {
             *logit = exp(*logit - largest);
         }
-        let total = sum(logits.len(), |i| logits[i]);
+        let total = sum([logits], |[logit]| logit);
         let factor = scale / total;
         for logit in logits.iter_mut() {
             *logit *= factor;

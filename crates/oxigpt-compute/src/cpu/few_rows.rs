@@ -42,7 +42,7 @@ vectorised! {
 
 vectorised! {
     fn dot(a: &[f32], b: &[f32]) -> f32 {
-        sum(a.len(), |i| a[i] * b[i])
+        sum([a, b], |[a, b]| a * b)
     }
 }
 

@@ -21,8 +21,8 @@ vectorised! {
     /// Normalises one row; returns its mean and one over its standard deviation.
     fn norm_row(x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> (f32, f32) {
         let n = x.len();
-        let mean = sum(n, |i| x[i]) / n as f32;
-        let variance = sum(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
+        let mean = sum([x], |[x]| x) / n as f32;
+        let variance = sum([x], |[x]| (x - mean) * (x - mean)) / n as f32;
         let rstd = 1.0 / (variance + LAYER_NORM_EPS as f32).sqrt();
         match bias {
             Some(bias) => {
@@ -103,8 +103,8 @@ vectorised! {
         let n = dx.len();
         let (dout, x, weight) = (&dout[..n], &x[..n], &weight[..n]);
         let (dweight, dbias) = (&mut dweight[..n], &mut dbias[..n]);
-        let g_mean = sum(n, |i| dout[i] * weight[i]) / n as f32;
-        let gn_mean = sum(n, |i| dout[i] * weight[i] * ((x[i] - mean) * rstd)) / n as f32;
+        let g_mean = sum([dout, weight], |[dout, weight]| dout * weight) / n as f32;
+        let gn_mean = sum([dout, weight, x], |[dout, weight, x]| dout * weight * ((x - mean) * rstd)) / n as f32;
         for i in 0..n {
             let normalised = (x[i] - mean) * rstd;
             dweight[i] = dout[i].mul_add(normalised, dweight[i]);

@@ -95,18 +95,21 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// Sums `f(i)` over `0..n` in [`LANES`] running sums, added up pairwise at the end.
+/// Sums `f` of the elements of some slices of one length, in [`LANES`] running sums that are added up pairwise at
+/// the end.
 #[inline(always)]
-pub(crate) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub(crate) fn sum<const K: usize>(slices: [&[f32]; K], f: impl Fn([f32; K]) -> f32) -> f32 {
+    let n = slices.iter().map(|slice| slice.len()).min().unwrap_or(0);
+    let chunks = slices.map(|slice| slice[..n].as_chunks::<LANES>());
     let mut lanes = [0.0f32; LANES];
-    let whole = n / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
+    for c in 0..n / LANES {
+        let chunk = chunks.map(|(whole, _)| &whole[c]);
         for lane in 0..LANES {
-            lanes[lane] += f(start + lane);
+            lanes[lane] += f(chunk.map(|chunk| chunk[lane]));
         }
     }
-    for i in whole..n {
-        lanes[i - whole] += f(i);
+    for lane in 0..n % LANES {
+        lanes[lane] += f(chunks.map(|(_, rest)| rest[lane]));
     }
     fold(lanes, |a, b| a + b)
 }
@@ -168,7 +171,7 @@ mod tests {
     fn sums_and_maxima() {
         for n in [0, 1, 15, 16, 17, 100] {
             let xs: Vec<f32> = (0..n).map(|i| ((i * 7919) % 101) as f32 - 50.0).collect();
-            assert_eq!(sum(n, |i| xs[i]), xs.iter().sum::<f32>());
+            assert_eq!(sum([&xs], |[x]| x), xs.iter().sum::<f32>());
             assert_eq!(max(&xs), xs.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b)));
         }
     }
