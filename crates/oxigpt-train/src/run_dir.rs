@@ -30,24 +30,33 @@ pub(crate) struct RunDir {
     facts: fs::File,
 }
 
-/// Refuses a directory that has anything of a run in it.
+/// Refuses a directory that has anything of a run in it. A `run.json` without content is but the lock of one that never
+/// began.
 pub(crate) fn check_vacant(root: &Path) -> Result<(), Error> {
-    if root.is_file() {
+    if root.exists() && !root.is_dir() {
         return Err(Error::OutIsFile { path: root.into() });
     }
-    match [CONFIG, FACTS, METRICS, LOG, CHECKPOINTS].into_iter().find(|name| root.join(name).exists()) {
-        Some(found) => Err(Error::RunExists { dir: root.into(), found }),
+    let is_of_a_run = |name: &&str| match fs::metadata(root.join(name)) {
+        Ok(metadata) => *name != FACTS || metadata.len() > 0,
+        Err(_) => false,
+    };
+    match [CONFIG, FACTS, METRICS, LOG, CHECKPOINTS].iter().find(|name| is_of_a_run(name)) {
+        Some(&found) => Err(Error::RunExists { dir: root.into(), found }),
         None => Ok(()),
     }
 }
 
 impl RunDir {
-    /// Begins a run in a directory that [`check_vacant`] has passed. The configuration comes first: with it the
-    /// directory is a run that can be resumed, without it nothing is.
+    /// Begins a run. Whether another one has begun there meanwhile is asked when nobody else can begin any more. After
+    /// the lock, the configuration comes first: with it the directory is a run that can be resumed, without it nothing
+    /// is.
     pub(crate) fn create(root: &Path, settings: &Settings) -> Result<RunDir, Error> {
         fs::create_dir_all(root)?;
+        let dir = RunDir::lock(root)?;
+        check_vacant(root)?;
         durable::replace(&root.join(CONFIG), settings.to_toml().as_bytes())?;
-        RunDir::resume(root)
+        fs::create_dir_all(root.join(CHECKPOINTS))?;
+        Ok(dir)
     }
 
     /// Takes the directory of a run that has begun, to go on with it.
@@ -55,7 +64,12 @@ impl RunDir {
         if !root.join(CONFIG).exists() {
             return Err(Error::NoRun { dir: root.into() });
         }
+        let dir = RunDir::lock(root)?;
         fs::create_dir_all(root.join(CHECKPOINTS))?;
+        Ok(dir)
+    }
+
+    fn lock(root: &Path) -> Result<RunDir, Error> {
         let facts = fs::OpenOptions::new().create(true).append(true).open(root.join(FACTS))?;
         match facts.file().try_lock() {
             Err(std::fs::TryLockError::WouldBlock) => Err(Error::Busy { dir: root.into() }),
@@ -142,6 +156,25 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    /// As when two programs that both found the directory vacant begin at the same time, or one after the other.
+    #[test]
+    fn a_run_is_begun_by_one_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("run");
+        let [first, second] = [1, 2].map(|seed| Settings { seed, ..Settings::default() });
+        let begun = RunDir::create(&root, &first).unwrap();
+        assert!(matches!(RunDir::create(&root, &second), Err(Error::Busy { .. })));
+        drop(begun);
+        assert!(matches!(RunDir::create(&root, &second), Err(Error::RunExists { found: CONFIG, .. })));
+        assert_eq!(fs::read_to_string(root.join(CONFIG)).unwrap(), first.to_toml());
+
+        // One that was killed between its lock and its configuration is no run.
+        fs::remove_file(root.join(CONFIG)).unwrap();
+        fs::remove_dir(root.join(CHECKPOINTS)).unwrap();
+        drop(RunDir::create(&root, &second).unwrap());
+        assert_eq!(fs::read_to_string(root.join(CONFIG)).unwrap(), second.to_toml());
+    }
 
     #[test]
     fn times_are_written_in_utc() {
