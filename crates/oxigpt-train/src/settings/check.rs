@@ -15,16 +15,14 @@ impl Settings {
 
     /// Checks the settings and fills in the keys that follow from others, so that a run's `config.toml` says all.
     ///
-    /// `vocab_size` and `threads` may stay 0: they follow from the data set and the machine.
+    /// `vocab_size`, `threads` and `lr_decay_iters` may stay 0: they follow from the data set, from the machine, and
+    /// from a `max_iters` that a resumed run may raise.
     pub fn resolve(mut self) -> Result<Self, SettingsError> {
         self.validate()?;
         if self.total_batch_size > 0 {
             self.gradient_accumulation_steps = self.total_batch_size / self.tokens_per_micro_batch();
         }
         self.total_batch_size = self.tokens_per_step();
-        if self.lr_decay_iters == 0 {
-            self.lr_decay_iters = self.max_iters;
-        }
         if self.eval_tokens == 0 {
             self.eval_tokens = self.eval_iters.saturating_mul(self.tokens_per_micro_batch());
         }
@@ -47,12 +45,20 @@ impl Settings {
 
     /// What is allowed but probably not meant.
     pub fn warnings(&self) -> Vec<String> {
-        let Self { warmup_iters, max_iters, min_lr, learning_rate, decay_lr, .. } = self;
+        let Self {
+            warmup_iters, max_iters, lr_decay_iters, min_lr, learning_rate, decay_lr, init_from, ..
+        } = self;
         let mut warnings = Vec::new();
         if warmup_iters > max_iters {
             warnings.push(format!(
                 "warmup_iters = {warmup_iters} is more than max_iters = {max_iters}: the learning rate never \
                  reaches its highest value"
+            ));
+        }
+        if *decay_lr && init_from == "resume" && (1..*max_iters).contains(lr_decay_iters) {
+            warnings.push(format!(
+                "lr_decay_iters = {lr_decay_iters} is less than max_iters = {max_iters}: the learning rate stays at \
+                 min_lr = {min_lr} from there on; --lr_decay_iters=0 lets it fall until the end"
             ));
         }
         if *decay_lr && min_lr > learning_rate {

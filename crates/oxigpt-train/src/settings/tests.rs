@@ -29,7 +29,7 @@ fn defaults_are_nanogpts_and_valid() {
     let settings = Settings::default().resolve().unwrap();
     assert_eq!(settings.tokens_per_step(), 491_520);
     assert_eq!(settings.total_batch_size, 491_520);
-    assert_eq!(settings.lr_decay_iters, 600_000);
+    assert_eq!(settings.lr_decay_iters, 0, "follows max_iters, however a resumed run changes that");
     assert_eq!(settings.eval_tokens, 200 * 12 * 1024);
     assert!(settings.warnings().is_empty());
 }
@@ -196,6 +196,24 @@ fn doubtful_schedules_are_warned_about() {
         warnings[1].starts_with("min_lr = 0.00006 is more than learning_rate = 0.000001"),
         "{warnings:?}"
     );
+}
+
+#[test]
+fn a_schedule_that_ends_before_a_prolonged_run_is_warned_about() {
+    let prolonged = |init_from, decay| {
+        let flags = [("init_from", init_from), ("max_iters", "3000"), ("lr_decay_iters", decay)];
+        with_flags(&flags).unwrap().warnings()
+    };
+    assert_eq!(
+        prolonged("resume", "2500"),
+        [
+            "lr_decay_iters = 2500 is less than max_iters = 3000: the learning rate stays at min_lr = 0.00006 from there \
+          on; --lr_decay_iters=0 lets it fall until the end"
+        ]
+    );
+    for (init_from, decay) in [("scratch", "2500"), ("resume", "0"), ("resume", "3000")] {
+        assert!(prolonged(init_from, decay).is_empty(), "{init_from} {decay}");
+    }
 }
 
 #[test]

@@ -164,6 +164,21 @@ fn a_finished_run_has_nothing_to_do_and_can_be_prolonged() {
     assert_eq!((saved.max_iters, saved.init_from.as_str()), (12, "scratch"));
 }
 
+/// The rate falls until what is the end by now.
+#[test]
+fn the_learning_rate_of_a_prolonged_run_follows() {
+    let place = Place::new();
+    run(place.settings("run")).unwrap();
+    let mut saved = Settings::default();
+    saved.apply_file(&place.path("run/config.toml")).unwrap();
+    let longer = Settings { max_iters: 12, ..resumed(&saved) };
+    let (_, events) = run(longer).unwrap();
+    let rates: Vec<_> =
+        events.iter().filter_map(|e| if let Event::Train(t) = e { Some(t.lr) } else { None }).collect();
+    assert_eq!(rates.len(), 4);
+    assert!(rates[0] > 2.0 * saved.min_lr && rates.is_sorted_by(|a, b| a > b), "{rates:?}");
+}
+
 /// A run that has been stopped after 6 of 8 steps, with checkpoints after 3 and 6.
 fn stopped(place: &Place, name: &str) -> Settings {
     let settings = place.settings(name);
