@@ -1,17 +1,22 @@
 //! The data of a run: opened, or prepared first where they are built in, and checked.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use oxigpt_data::{
-    Dataset, Error as DataError, EvalWindows, Loader, PrepareOptions, Split, TokenizerKind, eval_windows,
-    prepare_stories, prepare_text, resolve, spread_windows,
+    DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, Dataset, Error as DataError, EvalWindows, Loader,
+    PrepareOptions, Split, TokenizerKind, eval_windows, prepare_stories, prepare_text, resolve,
+    spread_windows, stories,
 };
 use oxigpt_text::Tokenizer;
 
-use crate::durable;
 use crate::error::Error;
 use crate::settings::Settings;
+
+/// The data set of the recipe `demo`.
+const STORIES_NAME: &str = "stories";
+/// The data set of the recipe `overfit`.
+const OVERFIT_NAME: &str = "overfit";
 
 /// A few lines to learn by heart: 4 windows of 64 characters, which make one batch of the recipe `overfit`.
 const OVERFIT: &str = "\
@@ -67,8 +72,20 @@ impl Corpus {
             tokenizer,
             dataset,
         };
+        check_length(settings, &corpus.dataset)?;
         corpus.dataset.validate(vocab_size)?;
         Ok(corpus)
+    }
+
+    /// A word about a model of far more words than the data have; some more round their number up.
+    pub(crate) fn unused_vocabulary(&self) -> Option<String> {
+        let (known, dir) = (self.dataset.vocab_size()?, self.dataset.dir().display());
+        (known.next_multiple_of(128) < self.vocab_size).then(|| {
+            format!(
+                "vocab_size = {}, but {dir} has {known} tokens: --vocab_size=0 takes those alone",
+                self.vocab_size
+            )
+        })
     }
 
     pub(crate) fn tokens(&self, split: Split) -> u64 {
@@ -81,38 +98,97 @@ impl Corpus {
 /// # Errors
 /// If there is no such data set, or it cannot be read or prepared.
 pub fn open_dataset(name: &str) -> Result<Dataset, Error> {
-    let dir = resolve(name);
-    match Dataset::open(&dir) {
-        Err(DataError::NoSuchDataset { .. } | DataError::Incomplete { .. })
-            if prepare_built_in(name, &dir)? =>
-        {
-            Ok(Dataset::open(&dir)?)
+    let dir = locate(name);
+    if let Some(dataset) = open_prepared(name, &dir)? {
+        return Ok(dataset);
+    }
+    prepare_built_in(name, &dir)?;
+    Ok(Dataset::open(&dir)?)
+}
+
+/// The vocabulary that a run of `settings` will have. Built-in data need not have been prepared.
+///
+/// # Errors
+/// If the settings do not say it and there is no such data set, or it does not say it either.
+pub fn planned_vocab_size(settings: &Settings) -> Result<usize, Error> {
+    if settings.vocab_size > 0 {
+        return Ok(settings.vocab_size);
+    }
+    let name = settings.dataset.as_str();
+    match open_prepared(name, &locate(name))? {
+        Some(dataset) => vocab_size(settings, &dataset),
+        None => {
+            let text = if name == OVERFIT_NAME {
+                OVERFIT.to_owned()
+            } else {
+                stories(DEFAULT_STORIES_SEED, DEFAULT_STORIES_BYTES)
+            };
+            let chars = Tokenizer::chars_of(&text)
+                .map_err(|source| Error::Text { what: "the built-in text", source })?;
+            Ok(chars.vocab_size())
         }
-        dataset => Ok(dataset?),
     }
 }
 
-/// Prepares a built-in data set as `dir`, over what a preparation that was cut off may have left there. False where
-/// there is none of that name.
-fn prepare_built_in(name: &str, dir: &Path) -> Result<bool, Error> {
-    match name {
-        "stories" => drop(prepare_stories(dir, true)?),
-        "overfit" => {
-            let text = dir.with_extension("txt");
-            fs::create_dir_all(dir.parent().unwrap_or(dir))?;
-            // What is to be learned by heart is also what is asked: both halves are the same.
-            durable::write(&text, OVERFIT.repeat(2).as_bytes())?;
-            let options = PrepareOptions {
-                tokenizer: TokenizerKind::Char,
-                val_fraction: 0.5,
-                force: true,
-                ..PrepareOptions::default()
-            };
-            prepare_text(&[text], dir, &options, &mut |_| ())?;
+fn is_built_in(name: &str) -> bool {
+    [STORIES_NAME, OVERFIT_NAME].contains(&name)
+}
+
+/// The directory that the name of a data set means. Where it is that of a built-in one, a file or folder that only
+/// happens to be called so is passed over.
+fn locate(name: &str) -> PathBuf {
+    let dir = resolve(name);
+    match Dataset::open(&dir) {
+        Err(DataError::DatasetIsFile { .. } | DataError::NoShards { .. }) if is_built_in(name) => {
+            Path::new("data").join(name)
         }
-        _ => return Ok(false),
+        _ => dir,
     }
-    Ok(true)
+}
+
+/// Opens a data set. `None` where it is built in and has not been prepared yet, or not to the end.
+fn open_prepared(name: &str, dir: &Path) -> Result<Option<Dataset>, Error> {
+    let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    match Dataset::open(dir) {
+        Ok(dataset) => Ok(Some(dataset)),
+        Err(error) if !is_built_in(name) => Err(error.into()),
+        Err(DataError::NoSuchDataset { .. } | DataError::Incomplete { .. }) => Ok(None),
+        Err(DataError::NoShards { .. }) if is_empty() => Ok(None),
+        Err(DataError::NoShards { .. } | DataError::DatasetIsFile { .. }) => {
+            Err(Error::NameTaken { path: dir.into() })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Prepares a built-in data set as `dir`, over what a preparation that was cut off may have left there.
+fn prepare_built_in(name: &str, dir: &Path) -> Result<(), Error> {
+    if name == STORIES_NAME {
+        prepare_stories(dir, true)?;
+        return Ok(());
+    }
+    let place = tempfile::tempdir()?;
+    let text = place.path().join("overfit.txt");
+    // What is to be learned by heart is also what is asked: both halves are the same.
+    fs::write(&text, OVERFIT.repeat(2))?;
+    let options = PrepareOptions {
+        tokenizer: TokenizerKind::Char,
+        val_fraction: 0.5,
+        force: true,
+        ..PrepareOptions::default()
+    };
+    prepare_text(&[text], dir, &options, &mut |_| ())?;
+    Ok(())
+}
+
+/// Refuses a corpus that one step would go through more than once.
+fn check_length(settings: &Settings, dataset: &Dataset) -> Result<(), Error> {
+    let (found, step) = (dataset.split(Split::Train).len(), settings.tokens_per_step());
+    // The last target is one token further.
+    if found > step as u64 {
+        return Ok(());
+    }
+    Err(Error::ShortCorpus { dataset: dataset.dir().into(), found, step })
 }
 
 fn vocab_size(settings: &Settings, dataset: &Dataset) -> Result<usize, Error> {
@@ -151,12 +227,45 @@ mod tests {
     }
 
     #[test]
-    fn the_stories_are_prepared_and_others_are_not() {
+    fn the_stories_are_prepared() {
         let dir = tempfile::tempdir().unwrap();
         prepare_built_in("stories", &dir.path().join("stories")).unwrap();
         let dataset = Dataset::open(&dir.path().join("stories")).unwrap();
         assert!(dataset.split(Split::Train).len() > 900_000);
-        assert!(!prepare_built_in("other", &dir.path().join("other")).unwrap());
-        assert!(!dir.path().join("other").exists());
+        let settings = Settings { dataset: "stories".into(), ..Settings::default() };
+        assert_eq!(planned_vocab_size(&settings).unwrap(), dataset.vocab_size().unwrap());
+    }
+
+    /// Nothing of the user's is touched, whatever it is called.
+    #[test]
+    fn only_the_data_directory_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = dir.path().join("overfit.txt");
+        fs::write(&text, "mine").unwrap();
+        prepare_built_in("overfit", &dir.path().join("overfit")).unwrap();
+        assert_eq!(fs::read_to_string(text).unwrap(), "mine");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_no_data_set_keeps_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let taken = dir.path().join("taken");
+        fs::create_dir(&taken).unwrap();
+        assert!(
+            open_prepared("stories", &taken).unwrap().is_none(),
+            "nothing is in the way of an empty folder"
+        );
+        fs::write(taken.join("notes"), "mine").unwrap();
+        for path in [taken.clone(), taken.join("notes")] {
+            let error = open_prepared("stories", &path).unwrap_err();
+            let path = path.display();
+            assert_eq!(
+                error.to_string(),
+                format!("{path} is no data set, and the built-in data of that name belong there")
+            );
+            assert!(error.hint().unwrap().starts_with("move it away"), "{:?}", error.hint());
+        }
+        assert!(matches!(open_prepared("other", &taken), Err(Error::Data(DataError::NoShards { .. }))));
     }
 }

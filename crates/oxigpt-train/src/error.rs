@@ -123,6 +123,23 @@ pub enum Error {
         /// `train` or `val`.
         split: &'static str,
     },
+    /// Less data than one step learns from.
+    #[error("{dataset} (train) is too short: it holds {found} tokens, and one step of {step} tokens needs {needed}",
+        dataset = dataset.display(), needed = step.saturating_add(1))]
+    ShortCorpus {
+        /// Data directory.
+        dataset: PathBuf,
+        /// Training tokens in it.
+        found: u64,
+        /// Tokens of a step.
+        step: usize,
+    },
+    /// Where a built-in data set belongs there is something else.
+    #[error("{path} is no data set, and the built-in data of that name belong there", path = path.display())]
+    NameTaken {
+        /// What is there.
+        path: PathBuf,
+    },
     /// Nobody says how many words there are.
     #[error("{dataset} does not say how large its vocabulary is", dataset = dataset.display())]
     UnknownVocab {
@@ -201,6 +218,10 @@ impl Error {
                 "the file is damaged; remove its checkpoint and resume from the one before, or start again"
             }
             Error::NoSplit { .. } => "prepare the data with a part for training and a part for validation",
+            Error::ShortCorpus { .. } => {
+                "use more text, or a smaller step: lower gradient_accumulation_steps, batch_size or block_size"
+            }
+            Error::NameTaken { .. } => "move it away, or name another data directory with --dataset=DIR",
             Error::UnknownVocab { .. } => {
                 "set --vocab_size=N to the number of tokens; GPT-2's tokenizer has 50257"
             }

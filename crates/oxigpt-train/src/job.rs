@@ -54,6 +54,7 @@ impl Job {
         }
         let corpus = Corpus::open(&settings)?;
         let config = settings.model_config(corpus.vocab_size);
+        warnings.extend(corpus.unused_vocabulary());
         if let Some(checkpoint) = &checkpoint {
             resume::check(&checkpoint.state, &settings, corpus.dataset.dir(), &corpus.hash)?;
         }

@@ -21,7 +21,7 @@ mod schedule;
 pub mod settings;
 mod trainer;
 
-pub use corpus::open_dataset;
+pub use corpus::{open_dataset, planned_vocab_size};
 pub use divergence::{DataPosition, Divergence, GradientNorm};
 pub use error::Error;
 pub use estimate::Estimate;

@@ -123,6 +123,11 @@ fn unusable_data_are_refused_before_anything_is_written() {
             "short (train) is too short: it holds 126 tokens, and one window of block_size 200 needs 201 | use more",
         ),
         (
+            Settings { gradient_accumulation_steps: 4, ..with("short") },
+            "short (train) is too short: it holds 126 tokens, and one step of 128 tokens needs 129 | use more text, or \
+             a smaller step: lower gradient_accumulation_steps, batch_size or block_size",
+        ),
+        (
             with("no-val"),
             "no-val has no val tokens | prepare the data with a part for training and a part for",
         ),

@@ -237,7 +237,7 @@ fn a_run_that_diverges_says_where_and_what_is_left() {
 #[test]
 fn what_cannot_be_trained() {
     let place = Place::for_training();
-    let tokens: Vec<u8> = (0..100u16).flat_map(u16::to_le_bytes).collect();
+    let tokens: Vec<u8> = (0..200u16).flat_map(u16::to_le_bytes).collect();
     place.write("data/numbers/train.bin", &tokens);
     place.write("data/numbers/val.bin", &tokens);
     let refused = |args: &[&str]| {
