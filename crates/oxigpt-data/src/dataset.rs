@@ -9,6 +9,7 @@ use oxigpt_text::Tokenizer;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::lock::LOCK;
 use crate::manifest::{self, Manifest, SplitInfo};
 use crate::shard::{Shard, hex};
 use crate::tokens::Tokens;
@@ -170,7 +171,7 @@ impl Dataset {
     }
 }
 
-fn tokenizer_beside(dir: &Path) -> Result<Option<Tokenizer>> {
+pub(crate) fn tokenizer_beside(dir: &Path) -> Result<Option<Tokenizer>> {
     Ok(Tokenizer::from_files(|name| fs::read(dir.join(name)).ok())?)
 }
 
@@ -196,11 +197,20 @@ fn open_listed(dir: &Path, manifest: &Manifest) -> Result<[Tokens; 2]> {
     Ok([open(Split::Train, &manifest.train)?, open(Split::Val, &manifest.val)?])
 }
 
-/// The shards that stand in a directory without `dataset.json`.
+/// The shards of a directory without `dataset.json`, unless a preparation is, or was until now, at work in it.
 fn open_found(dir: &Path) -> Result<[Tokens; 2]> {
-    if dir.join(STAGING).exists() {
+    if fs::read_dir(dir)?.next().is_none() {
+        return Err(Error::NoSuchDataset { dir: dir.into() });
+    }
+    let opened = open_shards(dir);
+    // Looked for last: whatever was moved while the shards were opened, one of the three is there now.
+    if [STAGING, LOCK, manifest::FILE_NAME].iter().any(|name| dir.join(name).exists()) {
         return Err(Error::Incomplete { dir: dir.into() });
     }
+    opened
+}
+
+fn open_shards(dir: &Path) -> Result<[Tokens; 2]> {
     let paths = found_shards(dir)?;
     if paths.iter().all(Vec::is_empty) {
         return Err(Error::NoShards { dir: dir.into() });

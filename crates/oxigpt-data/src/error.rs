@@ -108,8 +108,8 @@ pub enum Error {
         /// The directory.
         dir: PathBuf,
     },
-    /// A preparation died half-way.
-    #[error("{dir} holds a dataset whose preparation was interrupted")]
+    /// A preparation died half-way, or is half-way.
+    #[error("{dir} holds a dataset whose preparation was interrupted or is still running")]
     Incomplete {
         /// The directory.
         dir: PathBuf,
@@ -218,6 +218,18 @@ pub enum Error {
         /// The file that shows it.
         found: String,
     },
+    /// A file stands where one is to be written.
+    #[error("{path} already exists and would be overwritten")]
+    OutputFileExists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Somebody else writes a dataset into the same directory.
+    #[error("another process is preparing a dataset in {dir}")]
+    Busy {
+        /// The output directory.
+        dir: PathBuf,
+    },
     /// The output directory's name is taken by a file.
     #[error("{path} is a file; a dataset needs a directory")]
     OutputIsFile {
@@ -265,7 +277,9 @@ impl Error {
             }
             E::DatasetIsFile { .. } => "give the directory that holds the shards",
             E::NoShards { .. } => "`oxigpt prepare text --input FILE --out DIR` makes a dataset from text",
-            E::Incomplete { .. } => "run the same `oxigpt prepare` command again",
+            E::Incomplete { .. } => {
+                "let it end if it is running, or run the same `oxigpt prepare` command again with --force"
+            }
             E::Ambiguous { .. } => {
                 "keep one kind of shard per directory, each with either `train` or `val` in its name"
             }
@@ -286,6 +300,10 @@ impl Error {
                 "convert it first, e.g. `iconv -f LATIN1 -t UTF-8 FILE > FILE.utf8`, or check that it is text at all"
             }
             E::OutputExists { .. } => "choose another directory, or replace the dataset with --force",
+            E::OutputFileExists { .. } => {
+                "choose another directory with --out, or overwrite the file with --force"
+            }
+            E::Busy { .. } => "let it end, or choose another directory",
             E::OutputIsFile { .. } => "choose another output directory",
             E::ValFraction { .. } => "use 0.1 to keep a tenth for validation",
             E::EmptySplit { .. } => "use more text, or another val_fraction",

@@ -8,6 +8,7 @@ mod dataset;
 mod dataset_writer;
 mod error;
 mod loader;
+mod lock;
 mod manifest;
 mod npy;
 mod permutation;

@@ -15,10 +15,10 @@ use std::str::FromStr;
 use fs_err as fs;
 use oxigpt_text::Tokenizer;
 
-use crate::dataset::{Split, found_shards};
-use crate::dataset_writer::{Part, write_dataset};
+use crate::dataset::Split;
+use crate::dataset_writer::{Draft, Part, check_free, write_dataset};
 use crate::error::{Error, Result};
-use crate::manifest::{self, Manifest};
+use crate::manifest::Manifest;
 use crate::stories::{DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, stories};
 
 /// Bytes of text that are encoded between two reports of progress.
@@ -104,8 +104,9 @@ pub struct Progress {
 /// Prepares text files as a dataset in the directory `out`, which is made if need be. Returns what `dataset.json` says.
 ///
 /// # Errors
-/// If an input is missing, a directory, empty or not UTF-8; if `out` already holds a dataset and `force` is off; if
-/// `val_fraction` is out of range or leaves a split empty; if the disk is full. `out` is then as it was before.
+/// If an input is missing, a directory, empty or not UTF-8; if `out` already holds a dataset, or a file where one is to
+/// be written, and `force` is off; if another process keeps writing to `out`; if `val_fraction` is out of range or leaves
+/// a split empty; if the disk is full. `out` is then as it was before.
 pub fn prepare_text(
     inputs: &[PathBuf],
     out: &Path,
@@ -119,7 +120,8 @@ pub fn prepare_text(
     prepare(&corpus, source.collect(), out, options, progress)
 }
 
-/// Prepares the embedded default corpus as a dataset of characters in the directory `out`.
+/// Prepares the embedded default corpus as a dataset of characters in the directory `out`. Where `out` holds it already,
+/// undamaged, `force` leaves it as it is, so that several processes may do this at once.
 ///
 /// # Errors
 /// If `out` already holds a dataset and `force` is off, or it cannot be written.
@@ -149,14 +151,7 @@ fn check_options(out: &Path, options: &PrepareOptions) -> Result<()> {
     if options.force || !out.is_dir() {
         return Ok(());
     }
-    let listed = Some(out.join(manifest::FILE_NAME)).filter(|path| path.exists());
-    match listed.or(found_shards(out)?.into_iter().flatten().next()) {
-        None => Ok(()),
-        Some(path) => {
-            let found = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Err(Error::OutputExists { dir: out.into(), found })
-        }
-    }
+    check_free(out)
 }
 
 fn read_inputs(inputs: &[PathBuf], progress: &mut dyn FnMut(Progress)) -> Result<Corpus> {
@@ -222,7 +217,8 @@ fn prepare(
     let parts = [encode_part(0..cut)?, encode_part(cut..total)?];
     progress(Progress { stage: Stage::Write, done: 0, total: total as u64 });
     let documents = corpus.document_ends.len() as u64;
-    let manifest = write_dataset(out, &tokenizer, source, documents, &parts, options.shard_tokens)?;
+    let draft = Draft { tokenizer: &tokenizer, source, documents, parts };
+    let manifest = write_dataset(out, &draft, options.shard_tokens, options.force)?;
     progress(Progress { stage: Stage::Write, done: total as u64, total: total as u64 });
     Ok(manifest)
 }

@@ -139,8 +139,10 @@ fn directories_that_are_no_datasets_are_refused() {
     let dir = tempdir().unwrap();
     let root = dir.path();
     assert_error(Dataset::open(&root.join("none")), "there is no dataset at", "under data/");
+    assert_error(Dataset::open(root), "there is no dataset at", "`oxigpt prepare` makes one");
+    put(root, &[("train.txt", b"x".to_vec())]);
     assert_error(Dataset::open(root), "holds no dataset: neither dataset.json nor", "oxigpt prepare text");
-    put(root, &[("train.txt", b"x".to_vec()), ("train.bin", vec![0, 1, 2])]);
+    put(root, &[("train.bin", vec![0, 1, 2])]);
     assert_error(Dataset::open(&root.join("train.txt")), "is a file", "give the directory");
     assert_error(Dataset::open(root), "train.bin holds 2-byte tokens", "cut off");
     put(root, &[("train.bin", headerless(&[1])), ("val.npy", npy16(&[1]))]);
@@ -149,7 +151,9 @@ fn directories_that_are_no_datasets_are_refused() {
     put(root, &[("train_val.bin", headerless(&[1]))]);
     assert_error(Dataset::open(root), "`train_val.bin` says both train and val", "either `train` or `val`");
     fs::create_dir(root.join(".partial")).unwrap();
-    assert_error(Dataset::open(root), "preparation was interrupted", "command again");
+    assert_error(Dataset::open(root), "preparation was interrupted or is still running", "command again");
+    fs::rename(root.join(".partial"), root.join(".prepare.lock")).unwrap();
+    assert_error(Dataset::open(root), "preparation was interrupted or is still running", "with --force");
 }
 
 #[test]

@@ -233,3 +233,85 @@ fn a_failure_leaves_nothing_that_could_be_taken_for_whole() {
     assert!(!out.join(".partial").exists());
     Dataset::open(&out).unwrap().verify().unwrap();
 }
+
+#[test]
+fn files_of_others_are_not_overwritten_unasked() {
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("out");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::create_dir_all(&out).unwrap();
+        put(&out, &[(name, b"mine".to_vec())]);
+        let refused = prepare(&dir, &[b"some text to split"], &options(CHAR));
+        assert_error(refused, &format!("{name} already exists and would be overwritten"), "--force");
+        assert_eq!(names(&out), [name]);
+        assert_eq!(fs::read(out.join(name)).unwrap(), b"mine");
+        // GPT-2's tokens need no such file, so that it is no hindrance.
+        prepare(&dir, &[b"some text to split"], &options(GPT2)).unwrap();
+        assert_eq!(fs::read(out.join(name)).unwrap(), b"mine");
+        prepare(&dir, &[b"some text"], &PrepareOptions { force: true, ..options(CHAR) }).unwrap();
+        assert_ne!(fs::read(out.join(name)).unwrap(), b"mine");
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+#[test]
+fn what_replaces_a_dataset_removes_its_tokenizer_but_nobody_else_s() {
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("out");
+    prepare(&dir, &[b"some text to split"], &options(CHAR)).unwrap();
+    assert!(out.join("tokenizer.json").exists());
+    prepare(&dir, &[b"some text to split"], &PrepareOptions { force: true, ..options(GPT2) }).unwrap();
+    assert_eq!(names(&out), ["dataset.json", "train_000000.bin", "val_000000.bin"]);
+
+    prepare(&dir, &[b"some text to split"], &PrepareOptions { force: true, ..options(CHAR) }).unwrap();
+    put(&out, &[("tokenizer_config.json", b"mine".to_vec()), ("notes.txt", b"mine".to_vec())]);
+    prepare(&dir, &[b"some text to split"], &PrepareOptions { force: true, ..options(GPT2) }).unwrap();
+    let kept = ["dataset.json", "notes.txt", "tokenizer_config.json", "train_000000.bin", "val_000000.bin"];
+    assert_eq!(names(&out), kept);
+}
+
+/// Different datasets of the same layout into one place: what is there in the end is one of them, whole.
+#[test]
+fn preparations_of_one_place_come_one_after_the_other() {
+    let dir = tempdir().unwrap();
+    let texts = [b"aaaaaaaaaabbbbbbbbbb", b"cccccccccc..........", b"xyxyxyxyxyxyxyxyxyxy"];
+    let paths = inputs(&dir, &texts.map(|text| &text[..]));
+    let out = dir.path().join("out");
+    let force = PrepareOptions { force: true, shard_tokens: 2, ..options(CHAR) };
+    std::thread::scope(|scope| {
+        for path in &paths {
+            let run = || {
+                for _ in 0..5 {
+                    prepare_text(std::slice::from_ref(path), &out, &force, &mut |_| ()).unwrap();
+                }
+            };
+            scope.spawn(run);
+        }
+    });
+    let dataset = Dataset::open(&out).unwrap();
+    dataset.verify().unwrap();
+    dataset.tokenizer().unwrap();
+    let shards = names(&out).into_iter().filter(|name| name.ends_with(".bin")).count();
+    assert_eq!(shards, 10);
+    assert!(names(&out).iter().all(|name| !name.starts_with('.')), "{:?}", names(&out));
+}
+
+/// As when two runs start that both need the built-in data set first: whoever is later finds it, and moves nothing.
+#[test]
+fn a_dataset_that_is_there_already_is_left_alone_unless_it_is_damaged() {
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("out");
+    let force = PrepareOptions { force: true, ..options(CHAR) };
+    let text: &[u8] = b"some text to split";
+    prepare(&dir, &[text], &force).unwrap();
+    let written = || fs::metadata(out.join("train_000000.bin")).unwrap().modified().unwrap();
+    let before = written();
+    let first = prepare(&dir, &[text], &force).unwrap();
+    assert_eq!(written(), before);
+    let mut bytes = fs::read(out.join("val_000000.bin")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(out.join("val_000000.bin"), bytes).unwrap();
+    assert_eq!(prepare(&dir, &[text], &force).unwrap(), first);
+    Dataset::open(&out).unwrap().verify().unwrap();
+    assert_ne!(written(), before);
+}
