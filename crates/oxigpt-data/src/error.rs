@@ -53,6 +53,20 @@ pub enum Error {
         /// Its length.
         bytes: u64,
     },
+    /// Something else than a file stands where a shard was expected.
+    #[error("{path} is {found}, but a token shard is a file")]
+    ShardNotFile {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A shard that `dataset.json` lists is not there.
+    #[error("there is no file {path}, although dataset.json lists it")]
+    MissingShard {
+        /// The shard.
+        path: PathBuf,
+    },
     /// There is no token in the file.
     #[error("{path} holds no tokens")]
     EmptyShard {
@@ -141,9 +155,19 @@ pub enum Error {
         found: String,
     },
 
+    /// The tokenizer files beside the shards cannot be used.
+    #[error("the tokenizer in {dir} cannot be read: {source}")]
+    Tokenizer {
+        /// The data directory.
+        dir: PathBuf,
+        /// Which file, and why.
+        source: TextError,
+    },
+
     /// The corpus does not hold a single window.
     #[error(
-        "{corpus} is too short: it holds {found} tokens, and one window of block_size {block_size} needs {needed}"
+        "{corpus} is too short: it holds {}, and one window of block_size {block_size} needs {needed}",
+        tokens(*found)
     )]
     TooShort {
         /// Which tokens: directory and split.
@@ -159,7 +183,7 @@ pub enum Error {
     #[error("block_size must be at least 1")]
     ZeroBlock,
     /// The evaluation is limited to less than one window.
-    #[error("an evaluation of {max_tokens} tokens does not hold one window of block_size {block_size}")]
+    #[error("an evaluation of {} does not hold one window of block_size {block_size}", tokens(*max_tokens))]
     EvalTooShort {
         /// The limit.
         max_tokens: u64,
@@ -191,6 +215,18 @@ pub enum Error {
     /// A directory was given where a text is needed.
     #[error("{path} is a directory, not a text file")]
     InputIsDirectory {
+        /// The input.
+        path: PathBuf,
+    },
+    /// A device or a socket was given where a text is needed.
+    #[error("{path} is neither a file nor a pipe")]
+    InputNotFile {
+        /// The input.
+        path: PathBuf,
+    },
+    /// A text starts with the byte order mark of UTF-16.
+    #[error("{path} is UTF-16 text, and UTF-8 is needed")]
+    Utf16 {
         /// The input.
         path: PathBuf,
     },
@@ -237,13 +273,13 @@ pub enum Error {
         path: PathBuf,
     },
     /// The validation part is no fraction.
-    #[error("val_fraction is {value}, but must lie between 0 and 1, both excluded")]
+    #[error("val_fraction is {value:?}, but must lie between 0 and 1, both excluded")]
     ValFraction {
         /// What was given.
         value: f64,
     },
     /// One of the two parts is empty.
-    #[error("val_fraction {value} of {chars} characters leaves the {split} split empty")]
+    #[error("val_fraction {value:?} of {chars} characters leaves the {split} split empty")]
     EmptySplit {
         /// The fraction.
         value: f64,
@@ -260,13 +296,19 @@ impl Error {
         use Error as E;
         let hint = match self {
             E::Io(error) => return io_hint(error),
-            E::Text(error) => return error.hint(),
+            E::Text(error) | E::Tokenizer { source: error, .. } => return error.hint(),
             E::UnknownShard { .. } => {
                 "headerless token files must be named train.bin or val.bin; for text, run `oxigpt prepare text`"
             }
             E::ShardVersion { .. } => "write the shard again with a tool of this version's layout",
             E::ShardLength { .. } | E::OddLength { .. } | E::EmptyShard { .. } | E::Checksum { .. } => {
                 "the file was cut off or damaged; copy or prepare it again"
+            }
+            E::ShardNotFile { .. } => {
+                "move it out of the data directory, or give the directory that holds the shards"
+            }
+            E::MissingShard { .. } => {
+                "copy it from where the dataset came from, or prepare the dataset again"
             }
             E::Npy { .. } => "save a flat array: `np.save(path, np.array(tokens, dtype=np.uint16))`",
             E::TokenOutOfVocab { .. } => {
@@ -295,6 +337,8 @@ impl Error {
             E::NoInput => "name one or more text files with --input",
             E::MissingInput { .. } => "check the path",
             E::InputIsDirectory { .. } => "name the text files themselves, e.g. --input DIR/*.txt",
+            E::InputNotFile { .. } => "save the text to a file first",
+            E::Utf16 { .. } => "convert it first: `iconv -f UTF-16 -t UTF-8 FILE > FILE.utf8`",
             E::EmptyInput { .. } => "leave it out, or check that it was saved",
             E::NotUtf8 { .. } => {
                 "convert it first, e.g. `iconv -f LATIN1 -t UTF-8 FILE > FILE.utf8`, or check that it is text at all"
@@ -312,6 +356,11 @@ impl Error {
     }
 }
 
+/// A number of tokens in words.
+pub(crate) fn tokens(count: u64) -> String {
+    if count == 1 { "1 token".into() } else { format!("{count} tokens") }
+}
+
 fn io_hint(error: &io::Error) -> Option<String> {
     let hint = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -321,6 +370,7 @@ fn io_hint(error: &io::Error) -> Option<String> {
             "check the permissions of the file and of its directory"
         }
         io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::IsADirectory => "a file belongs there: move the directory away",
         _ => return None,
     };
     Some(hint.to_string())

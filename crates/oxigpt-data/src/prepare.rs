@@ -1,13 +1,15 @@
 //! From text to a data directory.
 //!
-//! The inputs are read as one text, in the order given, as they are. It is cut at `int((1 - val_fraction) * characters)`,
-//! the head for training, the tail for validation, and each part is encoded by itself (nanoGPT's rule). Each input is
-//! a document: where two meet within a part, the tokens have one end-of-text between them if the tokenizer has such a
-//! token. There is none within a file, nor at the ends of a part. `<|endoftext|>` written in a text is plain text.
+//! The inputs are read as one text, in the order given, as they are but for a byte order mark. It is cut at
+//! `int((1 - val_fraction) * characters)`, the head for training, the tail for validation, and each part is encoded by
+//! itself (nanoGPT's rule). Each input is a document: where two meet within a part, the tokens have one end-of-text
+//! between them if the tokenizer has such a token. There is none within a file, nor at the ends of a part.
+//! `<|endoftext|>` written in a text is plain text.
 //!
 //! The text and its tokens are held in memory.
 
 use std::fmt;
+use std::fs::FileType;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -23,6 +25,9 @@ use crate::stories::{DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, stories};
 
 /// Bytes of text that are encoded between two reports of progress.
 const PIECE: usize = 1 << 20;
+
+/// What some editors put before a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Which tokenizer makes the tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +170,10 @@ fn read_inputs(inputs: &[PathBuf], progress: &mut dyn FnMut(Progress)) -> Result
                 return Err(Error::MissingInput { path: path.into() });
             }
             Ok(metadata) if metadata.is_dir() => return Err(Error::InputIsDirectory { path: path.into() }),
+            // A device may never end.
+            Ok(metadata) if !metadata.is_file() && !is_pipe(metadata.file_type()) => {
+                return Err(Error::InputNotFile { path: path.into() });
+            }
             metadata => total += metadata?.len(),
         }
     }
@@ -183,8 +192,27 @@ fn read_inputs(inputs: &[PathBuf], progress: &mut dyn FnMut(Progress)) -> Result
     Ok(corpus)
 }
 
+#[cfg(unix)]
+fn is_pipe(kind: FileType) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    kind.is_fifo()
+}
+
+/// What pipes there are elsewhere have no path.
+#[cfg(not(unix))]
+fn is_pipe(_: FileType) -> bool {
+    false
+}
+
+/// The text of a file, without a byte order mark.
 fn read_text(path: &Path) -> Result<String> {
-    let bytes = fs::read(path)?;
+    let mut bytes = fs::read(path)?;
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(Error::Utf16 { path: path.into() });
+    }
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
+    }
     if bytes.is_empty() {
         return Err(Error::EmptyInput { path: path.into() });
     }

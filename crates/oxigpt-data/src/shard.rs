@@ -1,6 +1,10 @@
 //! One file of tokens, memory-mapped, in any of the three layouts in use: llm.c's (ours too), nanoGPT's headerless
 //! one, NumPy's. The header is checked when the file is opened, against the file's exact length; the tokens are
 //! checked by [`Shard::validate`], since that reads all of them.
+//!
+//! A limit that comes with memory maps: a shard must not be cut short in place while it is open. Reading a page behind
+//! its new end kills the process (SIGBUS on Unix), without a message; so does a disk that fails or goes away. Replacing a
+//! shard by a rename, as our own preparation does, is safe: who has the old file open goes on reading the old file.
 
 use std::path::{Path, PathBuf};
 
@@ -65,6 +69,12 @@ impl Shard {
     /// # Errors
     /// If the file cannot be read, is none of the three, or is not exactly as long as its header says.
     pub fn open(path: &Path) -> Result<Shard> {
+        // Looked at first, because opening a pipe would wait for its writer.
+        let metadata = fs::metadata(path)?;
+        if !metadata.is_file() {
+            let found = if metadata.is_dir() { "a directory" } else { "not a regular file" };
+            return Err(Error::ShardNotFile { path: path.into(), found });
+        }
         let file = fs::File::open(path)?;
         if file.metadata()?.len() == 0 {
             return Err(Error::EmptyShard { path: path.into() });
@@ -123,18 +133,56 @@ impl Shard {
         if self.width == TokenWidth::U16 && vocab_size > usize::from(u16::MAX) {
             return Ok(());
         }
-        let data = &self.map[self.data_offset..];
-        for (index, chunk) in data.chunks(SCAN * self.width.bytes()).enumerate() {
-            if max_token(self.width, chunk) as usize >= vocab_size {
-                let start = (index * SCAN) as u64;
-                let mut tokens = vec![0; chunk.len() / self.width.bytes()];
-                self.read(start, &mut tokens);
-                let found = tokens.iter().zip(start..).find(|&(&token, _)| token as usize >= vocab_size);
-                let (&token, position) = found.expect("the chunk's maximum is one of its tokens");
-                return Err(Error::TokenOutOfVocab { path: self.path.clone(), position, token, vocab_size });
+        self.chunks().try_for_each(|(start, chunk)| self.check_chunk(start, chunk, vocab_size))
+    }
+
+    /// [`Shard::validate`] and [`Shard::verify`] in one pass. Damage is what is reported where both fail, since it
+    /// explains the token.
+    pub(crate) fn validate_and_verify(&self, vocab_size: usize, sha256: &str) -> Result<()> {
+        let mut hasher = Sha256::new();
+        hasher.update(&self.map[..self.data_offset]);
+        let mut tokens = Ok(());
+        for (start, chunk) in self.chunks() {
+            hasher.update(chunk);
+            if tokens.is_ok() {
+                tokens = self.check_chunk(start, chunk, vocab_size);
             }
         }
-        Ok(())
+        self.compare(sha256, hex(&hasher.finalize())).and(tokens)
+    }
+
+    /// Reads the whole file and checks that it has this SHA-256.
+    pub(crate) fn verify(&self, sha256: &str) -> Result<()> {
+        self.compare(sha256, self.sha256())
+    }
+
+    fn compare(&self, expected: &str, found: String) -> Result<()> {
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::Checksum { path: self.path.clone(), expected: expected.into(), found })
+    }
+
+    /// The bytes of the tokens in pieces that stay in a core's cache, each with the position of its first token.
+    fn chunks(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let chunks = self.map[self.data_offset..].chunks(SCAN * self.width.bytes());
+        chunks.enumerate().map(|(index, chunk)| ((index * SCAN) as u64, chunk))
+    }
+
+    fn check_chunk(&self, start: u64, chunk: &[u8], vocab_size: usize) -> Result<()> {
+        if (max_token(self.width, chunk) as usize) < vocab_size {
+            return Ok(());
+        }
+        let mut tokens = vec![0; chunk.len() / self.width.bytes()];
+        self.read(start, &mut tokens);
+        let found = tokens.iter().zip(start..).find(|&(&token, _)| token as usize >= vocab_size);
+        let (&token, position) = found.expect("the chunk's maximum is one of its tokens");
+        Err(Error::TokenOutOfVocab { path: self.path.clone(), position, token, vocab_size })
+    }
+
+    /// Length of the whole file.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.map.len() as u64
     }
 
     /// SHA-256 of the whole file, header included, in hexadecimal.

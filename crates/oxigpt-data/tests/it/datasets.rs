@@ -177,7 +177,11 @@ fn a_dataset_json_that_lies_is_refused() {
     edit(dir.path(), "\"tokens\": 1800", "\"tokens\": 1801");
     assert_error(Dataset::open(dir.path()), "train_000000.bin holds 3000 tokens, 2999 are listed", "again");
     fs::remove_file(dir.path().join("train_000000.bin")).unwrap();
-    assert_error(Dataset::open(dir.path()), "train_000000.bin", "check the path");
+    let message = "train_000000.bin, although dataset.json lists it";
+    assert_error(Dataset::open(dir.path()), message, "copy it from where the dataset came from");
+    fs::create_dir(dir.path().join("train_000000.bin")).unwrap();
+    let message = "train_000000.bin is a directory, but a token shard is a file";
+    assert_error(Dataset::open(dir.path()), message, "move it out");
 }
 
 #[test]
@@ -189,6 +193,29 @@ fn damage_is_found_by_the_checksum() {
     fs::write(&path, bytes).unwrap();
     let dataset = Dataset::open(dir.path()).unwrap();
     assert_error(dataset.verify(), "val_000000.bin is damaged: its SHA-256 is", "copy or prepare it again");
+    let vocab_size = dataset.vocab_size().unwrap();
+    assert_error(
+        dataset.validate(vocab_size),
+        "val_000000.bin is damaged: its SHA-256 is",
+        "copy or prepare",
+    );
+    // It is the reason why a token is too large, so it is what is said.
+    assert_error(dataset.validate(1), "val_000000.bin is damaged", "copy or prepare");
+}
+
+/// Every byte counts: the unused part of the header, and the last token of the last shard.
+#[test]
+fn validating_finds_damage_that_leaves_tokens_in_the_vocabulary() {
+    for (name, from_end) in [("train_000000.bin", 6000 + 500), ("train_000003.bin", 2)] {
+        let dir = prepared(TokenizerKind::Char);
+        let path = dir.path().join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.len() - from_end;
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let dataset = Dataset::open(dir.path()).unwrap();
+        assert_error(dataset.validate(256), &format!("{name} is damaged"), "copy or prepare it again");
+    }
 }
 
 #[test]
@@ -211,4 +238,22 @@ fn a_dataset_is_a_path_or_a_name_under_data() {
     let dir = tempdir().unwrap();
     assert_eq!(resolve(dir.path().to_str().unwrap()), dir.path());
     assert_eq!(resolve("stories-that-are-not-here"), Path::new("data/stories-that-are-not-here"));
+}
+
+#[test]
+fn a_tokenizer_that_cannot_be_read_is_not_absent() {
+    let dir = prepared(TokenizerKind::Char);
+    let path = dir.path().join("tokenizer.json");
+    fs::write(&path, "{").unwrap();
+    let named =
+        format!("the tokenizer in {} cannot be read: tokenizer.json: not the JSON", dir.path().display());
+    let dataset = Dataset::open(dir.path()).unwrap();
+    assert_error(dataset.tokenizer(), &named, "this one is damaged");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert_error(dataset.tokenizer(), &path.display().to_string(), "");
+    let nanogpt = tempdir().unwrap();
+    put(nanogpt.path(), &[("train.bin", headerless(&[1]))]);
+    fs::create_dir(nanogpt.path().join("tokenizer.json")).unwrap();
+    assert_error(Dataset::open(nanogpt.path()), "tokenizer.json", "");
 }

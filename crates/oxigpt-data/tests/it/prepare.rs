@@ -161,13 +161,23 @@ fn bad_inputs_are_refused() {
         "latin.txt is not UTF-8 text: byte 3 (0xe9)",
         "iconv",
     );
+    put(dir.path(), &[("le.txt", b"\xff\xfeh\0i\0".to_vec()), ("be.txt", b"\xfe\xff\0h\0i".to_vec())]);
+    for name in ["le.txt", "be.txt"] {
+        let message = format!("{name} is UTF-16 text");
+        assert_error(run(&[dir.path().join(name)], &chars), &message, "iconv -f UTF-16");
+    }
+    put(dir.path(), &[("mark.txt", b"\xef\xbb\xbf".to_vec())]);
+    assert_error(run(&[dir.path().join("mark.txt")], &chars), "mark.txt is empty", "saved");
+    #[cfg(unix)]
+    assert_error(run(&["/dev/zero".into()], &chars), "/dev/zero is neither a file nor a pipe", "to a file");
     assert_error(
         run(&[dir.path().join("one.txt")], &chars),
         "of 1 characters leaves the train split empty",
         "more text",
     );
-    let tiny = PrepareOptions { val_fraction: 1e-18, ..options(CHAR) };
-    assert_error(run(&good, &tiny), "leaves the val split empty", "another val_fraction");
+    let tiny = PrepareOptions { val_fraction: 1e-300, ..options(CHAR) };
+    let message = "val_fraction 1e-300 of 18 characters leaves the val split empty";
+    assert_error(run(&good, &tiny), message, "another val_fraction");
     for val_fraction in [0.0, 1.0, -0.1, 1.5, f64::NAN, f64::INFINITY] {
         let bad = PrepareOptions { val_fraction, ..options(CHAR) };
         assert_error(run(&good, &bad), "but must lie between 0 and 1", "use 0.1");
@@ -314,4 +324,31 @@ fn a_dataset_that_is_there_already_is_left_alone_unless_it_is_damaged() {
     assert_eq!(prepare(&dir, &[text], &force).unwrap(), first);
     Dataset::open(&out).unwrap().verify().unwrap();
     assert_ne!(written(), before);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_text() {
+    let dir = tempdir().unwrap();
+    let half = PrepareOptions { val_fraction: 0.5, ..options(CHAR) };
+    // Only one at the start is a mark; within a text it is the character that it is.
+    let texts = ["\u{feff}ab", "\u{feff}c\u{feff}"].map(str::as_bytes);
+    let manifest = prepare(&dir, &texts, &half).unwrap();
+    assert_eq!((manifest.vocab_size, manifest.train.bytes, manifest.val.bytes), (4, 2, 4));
+    assert_eq!(tokens(&dir.path().join("out"), Split::Train), [0, 1]);
+    assert_eq!(tokens(&dir.path().join("out"), Split::Val), [2, 3]);
+}
+
+/// A named pipe, as a shell makes one of `<(command)`.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_read() {
+    let dir = tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::thread::scope(|scope| {
+        scope.spawn(|| fs::write(&pipe, "some text to split").unwrap());
+        let out = dir.path().join("out");
+        let manifest = prepare_text(std::slice::from_ref(&pipe), &out, &options(CHAR), &mut |_| ()).unwrap();
+        assert_eq!(manifest.train.tokens + manifest.val.tokens, 18);
+    });
 }

@@ -114,6 +114,9 @@ fn bad_files_are_refused() {
         assert_error(open(&dir, name, bytes), message, hint);
     }
     assert_error(Shard::open(&dir.path().join("none.bin")), "none.bin", "check the path");
+    assert_error(Shard::open(dir.path()), "is a directory, but a token shard is a file", "move it out");
+    #[cfg(unix)]
+    assert_error(Shard::open("/dev/zero".as_ref()), "/dev/zero is not a regular file", "move it out");
 }
 
 #[test]
