@@ -19,8 +19,8 @@ use crate::tokens::Tokens;
 /// A directory in which a preparation keeps its files until they are whole.
 pub(crate) const STAGING: &str = ".partial";
 
-/// How many bytes of shards [`Dataset::validate`] compares with their checksums: about a second of one core that has
-/// instructions for SHA-256, a few without.
+/// How many bytes of shards [`Dataset::validate`] compares with their checksums: less than a second of a core that has
+/// instructions for SHA-256, a few seconds without them.
 const VERIFIED_BYTES: u64 = 1 << 30;
 
 /// The two parts of a dataset.

@@ -108,7 +108,10 @@ fn a_corpus_that_is_too_short_says_how_long_it_must_be() {
         "more text",
     );
     assert_error(eval_windows(&tokens, 4, Some(3)), "3 tokens does not hold one window", "raise");
-    assert_error(eval_windows(&counting(1), 4, None), "holds 1 token, and", "more text");
+    let dir = tempdir().unwrap();
+    put(dir.path(), &[("a.bin", llmc(&[0]))]);
+    let one = Tokens::new("one", vec![Shard::open(&dir.path().join("a.bin")).unwrap()]);
+    assert_error(eval_windows(&one, 4, None), "holds 1 token, and one window", "more text");
     assert_error(eval_windows(&tokens, 4, Some(1)), "of 1 token does not hold one window", "raise");
 }
 
