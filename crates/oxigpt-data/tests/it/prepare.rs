@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::common::{assert_error, headerless, put};
 use fs_err as fs;
 use oxigpt_data::{
-    Dataset, Manifest, PrepareOptions, Progress, Split, Stage, TokenizerKind, prepare_stories, prepare_text,
+    Dataset, Error, Manifest, PrepareOptions, Progress, Split, Stage, TokenizerKind, prepare_stories,
+    prepare_text,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -237,10 +238,11 @@ fn a_failure_leaves_nothing_that_could_be_taken_for_whole() {
     let refused = prepare_text(&paths, &out, &PrepareOptions { force: true, ..options(CHAR) }, &mut |_| ());
     assert!(refused.unwrap_err().to_string().contains("val_000000.bin"));
     assert_error(Dataset::open(&out), "interrupted", "again");
-    // With that out of the way, the next attempt clears what the failed one left.
+    // With that out of the way, the next attempt clears what the failed one left, and what a killed one would have.
     fs::remove_dir_all(out.join("val_000000.bin")).unwrap();
+    put(&out, &[(".prepare.lock", vec![])]);
     prepare_text(&paths, &out, &PrepareOptions { force: true, ..options(CHAR) }, &mut |_| ()).unwrap();
-    assert!(!out.join(".partial").exists());
+    assert!(!out.join(".partial").exists() && (!cfg!(unix) || !out.join(".prepare.lock").exists()));
     Dataset::open(&out).unwrap().verify().unwrap();
 }
 
@@ -351,4 +353,34 @@ fn a_pipe_is_read() {
         let manifest = prepare_text(std::slice::from_ref(&pipe), &out, &options(CHAR), &mut |_| ()).unwrap();
         assert_eq!(manifest.train.tokens + manifest.val.tokens, 18);
     });
+}
+
+/// What a run does whose data set is built in, several times at once: each ends with the whole data set open.
+#[test]
+fn first_uses_at_once_all_find_the_dataset() {
+    for _ in 0..10 {
+        let dir = tempdir().unwrap();
+        let path = inputs(&dir, &[b"some text to split"]);
+        let out = dir.path().join("out");
+        let force = PrepareOptions { force: true, shard_tokens: 4, ..options(CHAR) };
+        let first_use = &|| {
+            let dataset = match Dataset::open(&out) {
+                Err(Error::NoSuchDataset { .. } | Error::Incomplete { .. }) => {
+                    prepare_text(&path, &out, &force, &mut |_| ()).unwrap();
+                    Dataset::open(&out).unwrap()
+                }
+                dataset => dataset.unwrap(),
+            };
+            assert!(dataset.manifest().is_some());
+            dataset.validate(dataset.vocab_size().unwrap()).unwrap();
+        };
+        std::thread::scope(|scope| {
+            for pause in 0..6 {
+                scope.spawn(move || {
+                    std::thread::sleep(std::time::Duration::from_micros(400 * pause));
+                    first_use();
+                });
+            }
+        });
+    }
 }
