@@ -20,6 +20,7 @@ mod sampler;
 mod schedule;
 pub mod settings;
 mod trainer;
+pub mod words;
 
 pub use corpus::{open_dataset, planned_vocab_size};
 pub use divergence::{DataPosition, Divergence, GradientNorm};

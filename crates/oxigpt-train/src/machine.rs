@@ -1,10 +1,17 @@
 //! The machine that a run computes on: its backend, how fast it is at best, and how much memory it has left.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use oxigpt_compute::cpu::{Cpu, CpuOptions};
 use oxigpt_compute::{Backend, Builder, Cost, Data, Error, LinearWeights, Session, TensorId};
+
+use crate::words::count;
+
+/// Threads beyond so many on each core are refused, unless there are fewer than [`MANY_THREADS`] of them.
+const THREADS_PER_CORE: usize = 4;
+const MANY_THREADS: usize = 16;
 
 /// How long a measurement repeats itself, and how often at least: the first run also fetches memory.
 const MEASURE_FOR: Duration = Duration::from_millis(200);
@@ -18,8 +25,15 @@ pub fn threads(asked: usize) -> usize {
 /// The backend of a run.
 ///
 /// # Errors
-/// If its threads cannot be started.
+/// If its threads cannot be started, or are so many that they would only wait for each other.
 pub fn backend(asked_threads: usize) -> Result<Box<dyn Backend>, Error> {
+    let cores = CpuOptions::all_cores().threads;
+    let limit = cores.saturating_mul(THREADS_PER_CORE).max(MANY_THREADS);
+    if asked_threads > limit {
+        let reason =
+            format!("with {} that is more than the {limit} that make sense", count(cores as u64, "core"));
+        return Err(Error::Threads { threads: asked_threads, source: io::Error::other(reason) });
+    }
     let options = CpuOptions { threads: threads(asked_threads), ..CpuOptions::all_cores() };
     Ok(Box::new(Cpu::new(options)?))
 }
@@ -110,6 +124,20 @@ mod tests {
         assert_eq!(kibibytes(text, "MemTotal"), Some(24_561_212 * 1024));
         assert_eq!(kibibytes(text, "Mem"), None);
         assert_eq!(kibibytes(text, "HugePages"), None);
+    }
+
+    #[test]
+    fn threads_beyond_reason_are_refused() {
+        for threads in [100_000, usize::MAX] {
+            let error = backend(threads).err().unwrap();
+            let message = error.to_string();
+            assert!(
+                message.starts_with(&format!("cannot start {threads} worker threads: with ")),
+                "{message}"
+            );
+            assert_eq!(error.hint().unwrap(), "ask for fewer with --threads=N");
+        }
+        assert_eq!(backend(3).unwrap().name(), backend(0).unwrap().name());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use oxigpt_train::settings::{Settings, nearest};
+use oxigpt_train::settings::{KEYS, Settings, nearest};
 
 use crate::cli::{ConfigArgs, Flags};
 use crate::hint::CliError;
@@ -16,7 +16,7 @@ const DEFAULT_RECIPE: &str = "demo";
 /// The settings that the arguments ask for, checked and complete; doubts are told on standard error.
 pub(crate) fn settings(args: &ConfigArgs) -> Result<Settings> {
     let asked = layered(&args.recipes, &args.flags)?;
-    let settings = if asked.init_from == "resume" { resumed(&asked.out_dir, &args.flags)? } else { asked };
+    let settings = if asked.init_from == "resume" { resumed(&asked.out_dir, args)? } else { asked };
     let settings = settings.resolve()?;
     for warning in settings.warnings() {
         report::warning(&warning);
@@ -36,8 +36,9 @@ fn layered(recipes: &[String], flags: &Flags) -> Result<Settings> {
     Ok(settings)
 }
 
-/// A run goes on as it was begun: its own configuration is the base, and only single keys are laid over it.
-fn resumed(out_dir: &str, flags: &Flags) -> Result<Settings> {
+/// A run goes on as it was begun: its own configuration is the base, and only single keys are laid over it. What a
+/// recipe would have set otherwise is told.
+fn resumed(out_dir: &str, ConfigArgs { recipes, flags }: &ConfigArgs) -> Result<Settings> {
     let saved = Path::new(out_dir).join("config.toml");
     if !saved.exists() {
         return Err(CliError::usage(
@@ -48,9 +49,39 @@ fn resumed(out_dir: &str, flags: &Flags) -> Result<Settings> {
     }
     let mut settings = Settings::default();
     settings.apply_file(&saved)?;
+    for recipe in recipes {
+        warn_of_ignored(recipe, &settings)?;
+    }
     apply_flags(&mut settings, flags)?;
     // Both as asked for, whatever the directory was called when the run began.
     Ok(Settings { out_dir: out_dir.to_owned(), init_from: "resume".to_owned(), ..settings })
+}
+
+/// Tells which keys of a recipe are not those of the run, which goes on without them.
+fn warn_of_ignored(recipe: &str, run: &Settings) -> Result<()> {
+    let mut changed = run.clone();
+    apply_recipe(&mut changed, recipe)?;
+    // These follow from other keys where they are 0, and a run's configuration holds what followed.
+    let follows = |key: &str| match key {
+        "total_batch_size" => changed.total_batch_size == 0,
+        "eval_tokens" => changed.eval_tokens == 0,
+        _ => ["out_dir", "init_from"].contains(&key),
+    };
+    let text = |settings: &Settings, key: &str| settings.text_of(key).unwrap_or_default();
+    let ignored: Vec<_> = KEYS
+        .iter()
+        .map(|key| key.name)
+        .filter(|key| !follows(key) && text(&changed, key) != text(run, key))
+        .map(|key| format!("--{key}={}", text(&changed, key)))
+        .collect();
+    if !ignored.is_empty() {
+        report::warning(&format!(
+            "the run goes on with its own configuration, and without what {recipe} sets otherwise; to change it, give \
+             the keys themselves: {}",
+            ignored.join(" ")
+        ));
+    }
+    Ok(())
 }
 
 fn apply_flags(settings: &mut Settings, Flags(flags): &Flags) -> Result<()> {

@@ -2,20 +2,15 @@
 
 use std::io::{self, Write};
 
-use anyhow::{Context, Result};
-use oxigpt_data::{DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, Dataset, resolve, stories};
-use oxigpt_text::Tokenizer;
+use anyhow::Result;
 use oxigpt_train::settings::Settings;
-use oxigpt_train::{Estimate, machine};
+use oxigpt_train::{Error, Estimate, machine, planned_vocab_size};
 use serde_json::json;
 
 use crate::cli::PlanArgs;
 use crate::configure;
 use crate::hint::CliError;
 use crate::report::{bytes, duration, metric, thousands};
-
-/// The tokens of a data set that does not say how many it has: GPT-2's.
-const GPT2_VOCAB_SIZE: usize = 50257;
 
 /// Everything that the plan says of a run.
 struct Outlook {
@@ -46,24 +41,16 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     Ok(())
 }
 
-/// The vocabulary of the run's data, which need not have been prepared where it is built in.
+/// The vocabulary of the run's data.
 fn vocab_size(settings: &Settings) -> Result<usize> {
-    if settings.vocab_size > 0 {
-        return Ok(settings.vocab_size);
+    match planned_vocab_size(settings) {
+        Err(Error::Data(oxigpt_data::Error::NoSuchDataset { dir })) => Err(CliError::failure(
+            format!("the vocabulary is not known: there is no data set {}", dir.display()),
+            "prepare it first, or say how many tokens it has, with --vocab_size=N",
+        )
+        .into()),
+        vocab_size => Ok(vocab_size?),
     }
-    let dir = resolve(&settings.dataset);
-    if dir.exists() {
-        return Ok(Dataset::open(&dir)?.vocab_size().unwrap_or(GPT2_VOCAB_SIZE));
-    }
-    if settings.dataset == "stories" {
-        let text = stories(DEFAULT_STORIES_SEED, DEFAULT_STORIES_BYTES);
-        return Ok(Tokenizer::chars_of(&text).context("the built-in stories")?.vocab_size());
-    }
-    Err(CliError::failure(
-        format!("the vocabulary is not known: there is no data set {}", dir.display()),
-        "prepare it first, or say how many tokens it has, with --vocab_size=N",
-    )
-    .into())
 }
 
 impl Outlook {

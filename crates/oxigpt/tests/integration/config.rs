@@ -43,6 +43,25 @@ fn a_run_is_resumed_with_its_own_configuration() {
 }
 
 #[test]
+fn a_recipe_named_on_resuming_is_not_ignored_silently() {
+    let place = Place::new();
+    place.write("mine.toml", "batch_size = 4\nmax_iters = 9\n");
+    place.write("same.toml", "block_size = 8\n");
+    place.write(
+        "out/a/config.toml",
+        "batch_size = 3\nblock_size = 8\nmax_iters = 5\nvocab_size = 65\nwarmup_iters = 1\n",
+    );
+    let told = |args: &[&str]| {
+        let output = place.output(&[&["plan", "--out_dir=out/a", "--init_from=resume"], args].concat());
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(told(&[]), "");
+    assert_eq!(told(&["same.toml"]), "");
+    assert_snapshot!(told(&["mine.toml", "--learning_rate=1e-3"]), @"warning: the run goes on with its own configuration, and without what mine.toml sets otherwise; to change it, give the keys themselves: --batch_size=4 --max_iters=9");
+}
+
+#[test]
 fn keys_that_are_none() {
     assert_snapshot!(refused(&["plan", "--weight-decya=0.1"]), @"
     exit 2

@@ -66,3 +66,42 @@ fn a_data_set_that_is_not_there() {
     hint: prepare it first, or say how many tokens it has, with --vocab_size=N
     ");
 }
+
+/// Every recipe whose data are built in, or whose tokens are GPT-2's, can be planned before there are any data.
+#[test]
+fn recipes_on_a_fresh_machine() {
+    let place = Place::new();
+    for (recipe, vocab_size) in [("demo", 54), ("overfit", 36), ("train-11", 50257), ("gpt2-124m", 50257)] {
+        let plan: serde_json::Value = serde_json::from_str(&place.done(&["plan", recipe, "--json"])).unwrap();
+        assert_eq!(plan["vocab_size"], vocab_size, "{recipe}");
+    }
+    assert!(!place.path().join("data").exists());
+}
+
+#[test]
+fn a_data_set_that_does_not_say_its_vocabulary() {
+    let place = Place::new();
+    let tokens: Vec<u8> = (0..100u16).flat_map(u16::to_le_bytes).collect();
+    place.write("data/numbers/train.bin", &tokens);
+    place.write("data/numbers/val.bin", &tokens);
+    assert_snapshot!(place.run(&["plan", "--dataset=numbers"]), @"
+    exit 1
+    --- stdout
+    --- stderr
+    error: data/numbers does not say how large its vocabulary is
+    hint: set --vocab_size=N to the number of tokens; GPT-2's tokenizer has 50257
+    ");
+}
+
+#[test]
+fn more_threads_than_make_sense() {
+    let filters =
+        [(r"with \d+ cores? that is more than the \d+", "with [N] cores that is more than the [N]")];
+    with_settings!({ filters => filters.to_vec() }, {
+        assert_snapshot!(refused(&["plan", "--vocab_size=9", "--threads=50000"]), @"
+        exit 1
+        error: cannot start 50000 worker threads: with [N] cores that is more than the [N] that make sense
+        hint: ask for fewer with --threads=N
+        ");
+    });
+}

@@ -239,7 +239,7 @@ fn what_cannot_be_trained() {
     let place = Place::for_training();
     let tokens: Vec<u8> = (0..200u16).flat_map(u16::to_le_bytes).collect();
     place.write("data/numbers/train.bin", &tokens);
-    place.write("data/numbers/val.bin", &tokens);
+    place.write("data/numbers/val.bin", [0; 400]);
     let refused = |args: &[&str]| {
         let text = place.run(&[&["train", "tiny.toml"], args].concat());
         let error = text.find("error: ").expect("an error");
@@ -290,5 +290,26 @@ fn what_cannot_be_trained() {
     exit 1
     error: sample_start: the character vocabulary (of 11) lacks 2 characters of the text: 'd', 'g'
     hint: use only characters of the text that the vocabulary was made of, or prepare the data with the gpt2 tokenizer, which encodes any text
+    ");
+}
+
+/// What only happens to be called like a built-in data set is passed over, and left as it is.
+#[test]
+fn names_of_built_in_data_are_not_taken_by_chance() {
+    let place = Place::new();
+    place.write("overfit/notes.txt", "mine");
+    place.write("data/overfit.txt", "mine, too");
+    place.write("stories", "a file");
+    let short = ["--max_iters=1", "--eval_interval=9", "--threads=1"];
+    place.done(&[&["train", "overfit"], &short[..]].concat());
+    assert_eq!(names(&place, "overfit"), ["notes.txt"]);
+    assert_eq!(place.read_text("data/overfit.txt"), "mine, too");
+    place.done(&["plan", "demo"]);
+
+    place.write("data/stories/notes.txt", "mine");
+    let told = place.failed(&["train", "--max_iters=1"]);
+    assert_snapshot!(without_configuration(&told), @"
+    error: data/stories is no data set, and the built-in data of that name belong there
+    hint: move it away, or name another data directory with --dataset=DIR
     ");
 }
