@@ -4,11 +4,12 @@
 //! One is removed by the same way back. So a directory named `step-NNNNNNNN` is whole, at every instant.
 
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use fs_err as fs;
 use oxigpt_model::{
-    MappedTensors, ModelConfig, load_pretrained, map_tensors, save_pretrained, write_tensors,
+    MappedTensors, ModelConfig, TensorSource, load_pretrained, map_tensors, save_pretrained, write_tensors,
 };
 use oxigpt_text::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use crate::error::Error;
 use crate::run_dir::checkpoints;
 use crate::trainer::Trainer;
 
+const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const LATEST: &str = "latest";
@@ -97,7 +99,25 @@ impl State {
             let reason = format!("`{}` version {} is not known", state.format, state.version);
             return Err(Error::bad_checkpoint(path, &reason));
         }
+        state.check_place(path)?;
         Ok(state)
+    }
+
+    /// Refuses a place in the data that so many steps do not lead to.
+    fn check_place(&self, path: &Path) -> Result<(), Error> {
+        let setting = |key: &str| self.settings.get(key)?.parse::<u64>().ok();
+        let (Some(step_tokens), Some(row)) = (setting("total_batch_size"), setting("block_size")) else {
+            return Ok(());
+        };
+        let tokens = self.step.checked_mul(step_tokens);
+        if tokens == Some(self.tokens) && tokens == self.cursor.checked_mul(row) {
+            return Ok(());
+        }
+        let reason = format!(
+            "row {} and token {} are not where {} steps of {step_tokens} tokens lead",
+            self.cursor, self.tokens, self.step
+        );
+        Err(Error::bad_checkpoint(path, &reason))
     }
 }
 
@@ -162,25 +182,28 @@ pub(crate) fn go_back(root: &Path, step: u64) -> Option<String> {
 pub(crate) fn open_latest(root: &Path, warnings: &mut Vec<String>) -> Result<Option<Checkpoint>, Error> {
     let steps = steps(root)?;
     let latest = latest_step(root, &steps);
-    let mut first_error = None;
+    let mut damages = Vec::new();
     for step in steps.into_iter().rev().filter(|&step| Some(step) <= latest) {
         match open(root, step) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
             Err(error) if is_damage(&error) => {
                 warnings.push(format!("checkpoint {} is damaged, going back: {error}", name_of(step)));
-                first_error.get_or_insert(error);
+                damages.push(format!("{}: {error}", name_of(step)));
             }
             Err(error) => return Err(error),
         }
     }
-    first_error.map_or(Ok(None), Err)
+    match damages.is_empty() {
+        true => Ok(None),
+        false => Err(Error::AllDamaged { dir: checkpoints(root), damages: damages.join("; ") }),
+    }
 }
 
 /// Whether the error is about what a file holds, so that an older file may do.
 fn is_damage(error: &Error) -> bool {
     match error {
         Error::Io(error) | Error::Model(oxigpt_model::Error::Io(error)) => {
-            error.kind() == std::io::ErrorKind::NotFound
+            matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
         }
         _ => true,
     }
@@ -196,7 +219,19 @@ fn open(root: &Path, step: u64) -> Result<Checkpoint, Error> {
     }
     let (_, weights) = load_pretrained(&dir)?;
     let moments = map_tensors(dir.join(OPTIMIZER))?;
+    for (tensors, file) in [(&weights, MODEL), (&moments, OPTIMIZER)] {
+        check_finite(tensors, &dir.join(file))?;
+    }
     Ok(Checkpoint { state, weights, moments })
+}
+
+fn check_finite(tensors: &MappedTensors, path: &Path) -> Result<(), Error> {
+    for (name, _) in tensors.shapes() {
+        if !tensors.read(&name)?.iter().all(|x| x.is_finite()) {
+            return Err(Error::bad_checkpoint(path, &format!("not all numbers of `{name}` are finite")));
+        }
+    }
+    Ok(())
 }
 
 /// Writes the checkpoint of `state`, makes it the latest, and also the best if `state` says so. If it cannot be
@@ -218,7 +253,7 @@ pub(crate) fn save(
         .and_then(|()| point_to_best(root, state));
     written.map_err(|source| {
         // What could not be written cannot be kept; that it cannot be removed either would change nothing.
-        let _ = fs::remove_dir_all(&partial);
+        let _ = remove_any(&partial);
         let previous = latest_name(root).filter(|latest| *latest != name);
         Error::Save { name, previous, source: Box::new(source) }
     })
@@ -285,7 +320,12 @@ fn publish(partial: &Path, dir: &Path) -> Result<(), Error> {
 fn remove(dir: &Path) -> Result<(), Error> {
     let doomed = durable::beside(dir);
     fs::rename(dir, &doomed)?;
-    Ok(fs::remove_dir_all(doomed)?)
+    Ok(remove_any(&doomed)?)
+}
+
+/// Removes a directory with all that is in it, or what is none and only has the name of one.
+fn remove_any(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
 /// Finishes what writing or removing a checkpoint left when it was cut off.
@@ -300,7 +340,7 @@ pub(crate) fn clean_up(root: &Path) -> Result<(), Error> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some(OLD) if path.with_extension("").exists() => remove(&path)?,
             Some(OLD) => fs::rename(&path, path.with_extension(""))?,
-            Some(_) if name.ends_with(PARTIAL) => fs::remove_dir_all(&path)?,
+            Some(_) if name.ends_with(PARTIAL) => remove_any(&path)?,
             _ => {}
         }
     }

@@ -104,6 +104,14 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// No checkpoint is what it should be.
+    #[error("no checkpoint in {dir} is whole: {damages}", dir = dir.display())]
+    AllDamaged {
+        /// Where they are.
+        dir: PathBuf,
+        /// Each of them and what is wrong with it.
+        damages: String,
+    },
     /// A checkpoint could not be written.
     #[error("checkpoint {name} could not be saved: {source}")]
     Save {
@@ -216,6 +224,9 @@ impl Error {
             Error::Beyond { .. } => "raise --max_iters to train on",
             Error::BadCheckpoint { .. } => {
                 "the file is damaged; remove its checkpoint and resume from the one before, or start again"
+            }
+            Error::AllDamaged { .. } => {
+                "put one of them back from a copy, or start again with another --out_dir"
             }
             Error::NoSplit { .. } => "prepare the data with a part for training and a part for validation",
             Error::ShortCorpus { .. } => {

@@ -145,7 +145,7 @@ pub struct Saved {
     pub name: String,
     /// Whether it is the best so far.
     pub best: bool,
-    /// Wall time of writing it.
+    /// Wall time of writing it; `null` in JSON where the run was killed before it could tell.
     pub save_ms: f64,
 }
 

@@ -34,6 +34,15 @@ impl Metrics {
         Ok(Metrics { events: open(METRICS, parse_event)?, log: open(LOG, parse_log_line)? })
     }
 
+    /// Whether an event of a kind has been recorded at a step.
+    pub(crate) fn has(root: &Path, kind: &str, step: u64) -> Result<bool, Error> {
+        let text = fs::read(root.join(METRICS))?;
+        Ok(String::from_utf8_lossy(&text)
+            .lines()
+            .filter_map(parse_event)
+            .any(|event| event == (kind.into(), step)))
+    }
+
     /// Appends an event.
     pub(crate) fn record(&mut self, event: &Event) -> Result<(), Error> {
         let mut line = serde_json::to_vec(event).map_err(io::Error::from)?;

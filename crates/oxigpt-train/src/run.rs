@@ -111,7 +111,11 @@ impl<'a> Run<'a> {
             None => RunDir::create(Path::new(&settings.out_dir), &settings)?,
         };
         dir.describe(&settings, &corpus)?;
-        let metrics = Metrics::open(dir.root(), state.step, state.settled)?;
+        let mut metrics = Metrics::open(dir.root(), state.step, state.settled)?;
+        // A run that was killed between a checkpoint and its event.
+        if state.step > 0 && !Metrics::has(dir.root(), "checkpoint", state.step)? {
+            metrics.record(&Event::Checkpoint(saved(&state, f64::NAN)))?;
+        }
         let saved_at = Some(state.step).filter(|_| state.settled);
         let mut run = Run {
             settings,
@@ -244,15 +248,18 @@ impl<'a> Run<'a> {
             let report = self.trainer.divergence("a weight")?;
             return Err(self.with_last_checkpoint(Error::Diverged(Box::new(report))));
         }
+        if !self.trainer.has_finite_moments()? {
+            let report = self.trainer.divergence("a moment of the optimizer")?;
+            return Err(self.with_last_checkpoint(Error::Diverged(Box::new(report))));
+        }
         self.state.advance(&self.trainer, resume::texts(&self.settings));
         self.metrics.sync()?;
         let (root, tokenizer) = (self.dir.root(), self.corpus.tokenizer.as_ref());
         checkpoint::save(root, &self.trainer, &self.config, tokenizer, &self.state)?;
         checkpoint::prune(root, &self.state, self.settings.keep_checkpoints)?;
         self.saved_at = Some(step);
-        let best = self.state.best.is_some_and(|best| best.step == step);
         let save_ms = began.elapsed().as_secs_f64() * 1e3;
-        self.tell(&Event::Checkpoint(Saved { step, name: checkpoint::name_of(step), best, save_ms }))
+        self.tell(&Event::Checkpoint(saved(&self.state, save_ms)))
     }
 
     fn finish(&mut self, interrupted: bool) -> Result<Summary, Error> {
@@ -315,6 +322,12 @@ impl<'a> Run<'a> {
             initial_loss: estimate.initial_loss(),
         }))
     }
+}
+
+/// What there is to tell of the checkpoint of `state`.
+fn saved(state: &State, save_ms: f64) -> Saved {
+    let best = state.best.is_some_and(|best| best.step == state.step);
+    Saved { step: state.step, name: checkpoint::name_of(state.step), best, save_ms }
 }
 
 /// Puts a trainer where a checkpoint was made.

@@ -151,6 +151,17 @@ impl Trainer {
         Ok(norms)
     }
 
+    /// Whether all moments of the optimizer are finite.
+    pub(crate) fn has_finite_moments(&self) -> Result<bool, Error> {
+        let moments = self.plan.moments.of(&self.session);
+        for entry in self.plan.moments.entries() {
+            if !moments.read(&entry.name)?.iter().all(|m| m.is_finite()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Names of the tensors whose weights are not all finite.
     pub(crate) fn bad_weights(&self) -> Result<Vec<String>, Error> {
         let weights = self.plan.parameters.of(&self.session);

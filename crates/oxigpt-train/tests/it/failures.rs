@@ -109,7 +109,7 @@ fn unusable_data_are_refused_before_anything_is_written() {
         }
     };
     let tokens: Vec<u16> = (0..99).collect();
-    bins("bins", &[("train.bin", &tokens), ("val.bin", &tokens)]);
+    bins("bins", &[("train.bin", &tokens), ("val.bin", &[0; 99])]);
     bins("no-val", &[("train.bin", &tokens)]);
     let with = |name: &str| Settings { dataset: place.text(name), ..place.settings("run") };
     let cases = [

@@ -164,6 +164,34 @@ fn a_finished_run_has_nothing_to_do_and_can_be_prolonged() {
     assert_eq!((saved.max_iters, saved.init_from.as_str()), (12, "scratch"));
 }
 
+#[test]
+fn a_checkpoint_whose_event_was_lost_is_told_on_resuming() {
+    let place = Place::new();
+    let settings = stopped(&place, "run");
+    let path = place.path("run/metrics.jsonl");
+    let events = || -> Vec<Value> {
+        let lines: Vec<Value> = read(&path).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        lines.into_iter().filter(|event| event["event"] == "checkpoint").collect()
+    };
+    let before = events();
+    assert_eq!((before.len(), &before[1]["step"]), (2, &6.into()));
+    let kept: String =
+        read(&path).split_inclusive('\n').filter(|line| !line.contains("step-00000006")).collect();
+    fs::write(&path, kept).unwrap();
+    // Saved once more after its evaluation, for which there had been no time.
+    for _ in 0..2 {
+        run(resumed(&settings)).unwrap();
+        let mut told = events();
+        let mut expected = before[1].clone();
+        (expected["save_ms"], told[1]["save_ms"]) = (Value::Null, Value::Null);
+        assert_eq!(told[1], expected);
+        assert_eq!(
+            told.iter().map(|event| event["step"].as_u64().unwrap()).collect::<Vec<_>>(),
+            [3, 6, 6, 8]
+        );
+    }
+}
+
 /// The rate falls until what is the end by now.
 #[test]
 fn the_learning_rate_of_a_prolonged_run_follows() {
@@ -203,6 +231,7 @@ fn what_was_half_written_is_never_taken_for_whole() {
     copy_dir(&place.checkpoint("run", 6), &checkpoints.join("step-00000007.tmp"));
     fs::remove_file(checkpoints.join("step-00000007.tmp/state.json")).unwrap();
     fs::create_dir(checkpoints.join("step-00000001.old.tmp")).unwrap();
+    fs::write(checkpoints.join("step-00000024.tmp"), "a file").unwrap();
     fs::write(place.path("run/latest.tmp"), "step-0").unwrap();
     for file in ["metrics.jsonl", "log.txt"] {
         let path = place.path("run").join(file);
@@ -231,6 +260,19 @@ fn a_checkpoint_that_was_being_replaced_comes_back() {
     assert_eq!(place.checkpoints("run"), ["step-00000006", "step-00000008"]);
 }
 
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = read(path);
+    assert!(text.contains(from), "{text}");
+    fs::write(path, text.replace(from, to)).unwrap();
+}
+
+fn last_is_nan(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(path, bytes).unwrap();
+}
+
 #[test]
 fn a_damaged_checkpoint_is_passed_over_with_a_word() {
     let place = Place::new();
@@ -240,12 +282,24 @@ fn a_damaged_checkpoint_is_passed_over_with_a_word() {
         let bytes = fs::read(path).unwrap();
         fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
     };
-    let damages: [(&str, Damage, &str); 5] = [
+    let damages: [(&str, Damage, &str); 9] = [
         ("state.json", cut, "EOF while parsing"),
         ("model.safetensors", cut, "no safetensors file"),
         ("optimizer.safetensors", cut, "no safetensors file"),
         ("config.json", |path| fs::write(path, "{}").unwrap(), "missing field"),
         ("state.json", |path| fs::remove_file(path).unwrap(), "state.json"),
+        (
+            "state.json",
+            |path| edit(path, "\"cursor\": 48", "\"cursor\": 47"),
+            "row 47 and token 384 are not where 6",
+        ),
+        (
+            "state.json",
+            |path| edit(path, "\"tokens\": 384", "\"tokens\": 0"),
+            "row 48 and token 0 are not where 6",
+        ),
+        ("optimizer.safetensors", last_is_nan, "are finite"),
+        ("model.safetensors", last_is_nan, "`ln_f.bias`"),
     ];
     for (i, (file, damage, reason)) in damages.into_iter().enumerate() {
         let name = format!("damaged-{i}");
@@ -269,8 +323,12 @@ fn where_all_checkpoints_are_damaged_there_is_an_error() {
         fs::write(place.checkpoint("run", step).join("state.json"), "[]").unwrap();
     }
     let told = told(run(resumed(&settings)));
-    assert!(told.contains("step-00000006/state.json: "), "{told}");
-    assert!(told.ends_with("resume from the one before, or start again"), "{told}");
+    assert!(told.contains("checkpoints is whole: step-00000006: "), "{told}");
+    assert!(told.contains("; step-00000003: "), "{told}");
+    assert!(
+        told.ends_with("| put one of them back from a copy, or start again with another --out_dir"),
+        "{told}"
+    );
 
     let state = place.checkpoint("run", 6).join("state.json");
     fs::remove_dir_all(place.checkpoint("run", 3)).unwrap();

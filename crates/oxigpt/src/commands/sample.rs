@@ -1,5 +1,6 @@
 //! `oxigpt sample`: a model continues a text, and we watch.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -100,8 +101,7 @@ fn model_dir(from: &Path) -> Result<PathBuf> {
 impl Model {
     fn open(dir: &Path, threads: usize) -> Result<Model> {
         let (config, weights) = load_pretrained(dir)?;
-        let tokenizer = Tokenizer::from_files(|name| fs::read(dir.join(name)).ok())
-            .with_context(|| format!("{}: the tokenizer", dir.display()))?
+        let tokenizer = tokenizer_of(dir)?
             // GPT-2's own directories need not bring what every program has.
             .unwrap_or_else(Tokenizer::gpt2);
         if tokenizer.vocab_size() > config.vocab_size {
@@ -142,6 +142,23 @@ impl Model {
         written?;
         write_now(out, &text.finish())?;
         Ok(tokens)
+    }
+}
+
+/// The tokenizer of a directory, if it has one. A file that cannot be read is not one that is not there.
+fn tokenizer_of(dir: &Path) -> Result<Option<Tokenizer>> {
+    let unreadable = RefCell::new(None);
+    let read = |name: &str| match fs::read(dir.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            unreadable.replace(Some(error));
+            None
+        }
+        bytes => bytes.ok(),
+    };
+    let tokenizer = Tokenizer::from_files(read);
+    match unreadable.into_inner() {
+        Some(error) => Err(error.into()),
+        None => tokenizer.with_context(|| format!("{}: the tokenizer", dir.display())),
     }
 }
 

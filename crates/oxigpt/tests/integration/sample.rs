@@ -110,6 +110,16 @@ fn a_reader_that_hangs_up_is_no_error() {
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
 }
 
+/// GPT-2's tokenizer does not stand in for one that is there.
+#[test]
+fn a_tokenizer_that_cannot_be_read() {
+    let place = place_with_model();
+    fs_err::remove_file(place.path().join("model/tokenizer.json")).unwrap();
+    place.write("model/tokenizer.json/what", "a folder");
+    let told = place.failed(&["sample", "--from=model"]);
+    assert!(told.contains("model/tokenizer.json"), "{told}");
+}
+
 #[test]
 fn what_cannot_be_sampled() {
     let place = place_with_model();

@@ -216,7 +216,7 @@ fn a_run_that_diverges_says_where_and_what_is_left() {
         (r"step-\d{8}", "[CHECKPOINT]"),
     ];
     with_settings!({ filters => filters.to_vec() }, { assert_snapshot!(error, @"
-    error: training has diverged: the loss is not finite after [N] updates; data: rows [A] to [B] of the run, epoch 0, windows at tokens [WINDOWS]; gradient norms: [NORMS]; all weights are finite; the last good checkpoint is [CHECKPOINT]
+    error: training has diverged: a moment of the optimizer is not finite after [N] updates; all weights are finite; the last good checkpoint is [CHECKPOINT]
     hint: lower learning_rate, lengthen warmup_iters or lower grad_clip, and go on from [CHECKPOINT] with --init_from=resume
     "); });
 
