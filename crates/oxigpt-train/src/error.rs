@@ -7,6 +7,7 @@ use thiserror::Error as ThisError;
 
 use crate::divergence::Divergence;
 use crate::settings::SettingsError;
+use crate::words::shell_word;
 
 /// Errors of training.
 #[derive(Debug, ThisError)]
@@ -206,7 +207,8 @@ impl Error {
             Error::Diverged(report) => return Some(report.hint()),
             Error::Save { previous, source, .. } => return Some(save_hint(previous.as_deref(), source)),
             Error::RunExists { dir, .. } => {
-                let dir = dir.display();
+                let dir = dir.to_string_lossy();
+                let dir = shell_word(&dir);
                 return Some(format!(
                     "go on with it by --init_from=resume --out_dir={dir}, or choose another --out_dir"
                 ));
@@ -265,7 +267,7 @@ fn io_hint(error: &io::Error) -> Option<String> {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "check the permissions of the file and of its directory"
         }
-        io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "check the path",
         _ => return None,
     };
     Some(hint.into())

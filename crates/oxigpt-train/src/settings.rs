@@ -68,7 +68,7 @@ settings! {
     "Run" {
         /// run directory: configuration, metrics, checkpoints
         out_dir: String = "out".to_owned();
-        /// scratch, resume, or a model to start from
+        /// scratch, or resume to go on with a run
         init_from: String = "scratch".to_owned();
         /// seed of initialisation, batches, dropout and samples
         seed: u64 = 1337;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use oxigpt_train::words::{count, shell_word};
 use oxigpt_train::{Eval, Event, Observer, Sample, Started, Summary, Train};
 
 use crate::report::{self, bytes, duration, metric, thousands};
@@ -175,16 +176,35 @@ fn table(started: &Started) -> String {
 }
 
 fn ending(summary: &Summary) -> String {
-    let dir = summary.run_dir.display();
+    let (dir, steps) = (summary.run_dir.to_string_lossy(), count(summary.step, "step"));
+    let dir = shell_word(&dir);
     let best = match (summary.best_val_loss, summary.best_step) {
         (Some(loss), Some(step)) => format!("; best validation loss {loss:.4}, at step {step}"),
         _ => String::new(),
     };
     if summary.interrupted {
         return format!(
-            "interrupted after {} steps and saved{best}\nto go on:  oxigpt train --init_from=resume --out_dir={dir}",
-            summary.step
+            "interrupted after {steps} and saved{best}\nto go on:  oxigpt train --init_from=resume --out_dir={dir}"
         );
     }
-    format!("{} steps done{best}\nto hear it: oxigpt sample --from {dir}", summary.step)
+    format!("{steps} done{best}\nto hear it: oxigpt sample --from {dir}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ending_can_be_typed_again() {
+        let mut summary = Summary {
+            step: 1,
+            run_dir: "my run".into(),
+            interrupted: false,
+            best_val_loss: None,
+            best_step: None,
+        };
+        assert_eq!(ending(&summary), "1 step done\nto hear it: oxigpt sample --from 'my run'");
+        summary.interrupted = true;
+        assert!(ending(&summary).ends_with("--init_from=resume --out_dir='my run'"), "{}", ending(&summary));
+    }
 }

@@ -102,7 +102,7 @@ impl SettingsError {
         Self::BadValue { key: key.to_owned(), kind, value: value.to_owned(), at: at.clone() }
     }
 
-    /// What to do about it, in one sentence.
+    /// What to do about it: one sentence.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Io(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -110,6 +110,12 @@ impl SettingsError {
             }
             Self::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
                 Some("a recipe is TOML, which is text in UTF-8".to_owned())
+            }
+            Self::Io(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                Some("name the file of settings in it".to_owned())
+            }
+            Self::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Some("check the permissions of the file".to_owned())
             }
             Self::Io(_) => None,
             Self::Syntax { .. } => Some(

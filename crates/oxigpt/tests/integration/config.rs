@@ -227,6 +227,8 @@ fn files_that_are_no_recipes() {
     error: failed to open file `missing.toml`: No such file or directory (os error 2)
     hint: check the path; `oxigpt recipes` lists what is built in
     ");
+    place.write("folder.toml/mine.toml", "n_layer = 2");
+    assert!(refused("folder.toml").ends_with("hint: name the file of settings in it\n"));
     assert_snapshot!(refused("."), @"
     exit 2
     --- stdout

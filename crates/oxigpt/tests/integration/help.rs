@@ -91,7 +91,7 @@ fn every_key_of_a_configuration() {
 
     Run:
           --out_dir <TEXT>    run directory: configuration, metrics, checkpoints [default: "out"]
-          --init_from <TEXT>  scratch, resume, or a model to start from [default: "scratch"]
+          --init_from <TEXT>  scratch, or resume to go on with a run [default: "scratch"]
           --seed <N>          seed of initialisation, batches, dropout and samples [default: 1337]
           --device <TEXT>     where the run computes [default: "cpu"]
           --dtype <TEXT>      number format of weights and activations [default: "float32"]
