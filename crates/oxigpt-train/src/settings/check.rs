@@ -146,13 +146,17 @@ impl Settings {
 
     fn check_available(&self) -> Result<(), SettingsError> {
         let limits = [
-            ("device", &self.device, &["cpu"][..]),
-            ("dtype", &self.dtype, &["float32"]),
-            ("attn_type", &self.attn_type, &["softmax", "SM"]),
+            ("device", &self.device, &["cpu"][..], &["cuda"][..]),
+            ("dtype", &self.dtype, &["float32"], &["bfloat16", "float16"]),
+            ("attn_type", &self.attn_type, &["softmax", "SM"], &["gaussian", "GK", "pointwise", "PA"]),
         ];
-        for (key, value, available) in limits {
+        for (key, value, available, later) in limits {
             if !available.contains(&value.as_str()) {
                 let value = value.clone();
+                if !later.iter().any(|word| value.starts_with(word)) {
+                    let message = format!("`{key}` must be one of {}, not \"{value}\"", available.join(", "));
+                    return Err(impossible(message, &format!("use `{key} = \"{}\"`", available[0])));
+                }
                 return Err(SettingsError::NotAvailable { key, value, available: available[0] });
             }
         }

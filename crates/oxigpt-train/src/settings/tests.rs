@@ -178,6 +178,14 @@ fn impossible_settings_are_refused_with_what_would_be_possible() {
             "`dtype` = \"bfloat16\" is not available yet in this version | use `dtype = \"float32\"`",
         ),
         (
+            refused(&[("dtype", "foo")]),
+            "`dtype` must be one of float32, not \"foo\" | use `dtype = \"float32\"`",
+        ),
+        (
+            refused(&[("attn_type", "sotfmax")]),
+            "`attn_type` must be one of softmax, SM, not \"sotfmax\" | use `attn_type = \"softmax\"`",
+        ),
+        (
             refused(&[("attn_type", "gaussian")]),
             "`attn_type` = \"gaussian\" is not available yet in this version | use `attn_type = \"softmax\"`",
         ),
