@@ -7,8 +7,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use oxigpt_data::TokenizerKind;
-use oxigpt_train::settings::{self, KEYS, Kind, Settings, SettingsError};
+use oxigpt_train::settings::{self, KEYS, Kind, Settings};
 
+use crate::hint::CliError;
 use crate::report;
 
 const EXAMPLES: &str = "\
@@ -255,7 +256,7 @@ pub(crate) fn parse() -> Result<Cli, ExitCode> {
         }
         _ => {
             match unknown_key(&error) {
-                Some(unknown) => report::error(&unknown.into()),
+                Some(unknown) => report::error(&unknown),
                 None => report::usage(&error),
             }
             ExitCode::from(2)
@@ -264,7 +265,7 @@ pub(crate) fn parse() -> Result<Cli, ExitCode> {
 }
 
 /// The key that is none, where that is what the command line suffers from.
-fn unknown_key(error: &clap::Error) -> Option<SettingsError> {
+fn unknown_key(error: &clap::Error) -> Option<anyhow::Error> {
     let takes_keys = |name: &str| {
         let command = Cli::command();
         let found = command.find_subcommand(name)?.get_arguments().any(|arg| arg.get_id() == KEYS[0].name);
@@ -274,7 +275,11 @@ fn unknown_key(error: &clap::Error) -> Option<SettingsError> {
     match (error.kind(), error.get(ContextKind::InvalidArg)?) {
         (ErrorKind::UnknownArgument, ContextValue::String(arg)) if arg.starts_with("--") => {
             let key = arg.trim_start_matches('-').split('=').next()?;
-            Settings::default().apply_flag(key, "").err()
+            if settings::kind_of(key).is_some() {
+                let hint = format!("a key is written with two dashes: --{key}=VALUE");
+                return Some(CliError::usage(format!("unexpected argument `{arg}`"), hint).into());
+            }
+            Settings::default().apply_flag(key, "").err().map(Into::into)
         }
         _ => None,
     }

@@ -122,6 +122,11 @@ impl SettingsError {
                 "a recipe has lines such as `n_layer = 12`, `bias = true` and `dataset = \"stories\"`".into(),
             ),
             Self::UnknownKey { key, .. } => Some(advice_on_unknown(key)),
+            Self::BadValue { kind: Kind::Integer, value, .. }
+                if value.len() > 18 && value.bytes().all(|b| b.is_ascii_digit() || b == b'_') =>
+            {
+                Some(format!("the largest number is {}", i64::MAX))
+            }
             Self::BadValue { key, .. } => {
                 let example = Settings::default().text_of(key)?;
                 Some(format!("for example `{key} = {example}`, the default"))

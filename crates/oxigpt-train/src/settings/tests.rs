@@ -113,6 +113,11 @@ fn errors_say_where_what_and_what_to_do() {
             "command line: `n_layer` must be a whole number, 0 or more, not -1 | for example `n_layer = 12`, the default",
         ),
         (
+            told(with_flags(&[("seed", "9223372036854775808")])),
+            "command line: `seed` must be a whole number, 0 or more, not 9223372036854775808 | the largest number is \
+             9223372036854775807",
+        ),
+        (
             told(with_flags(&[("learning_rate", "fast")])),
             "command line: `learning_rate` must be a number, not fast | for example `learning_rate = 0.0006`, the default",
         ),

@@ -83,6 +83,11 @@ fn keys_that_are_none() {
     error: unknown recipe `n_layer=2`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m
     hint: a key is written with two dashes: --n_layer=2
     ");
+    assert_snapshot!(refused(&["plan", "----n_layer=2"]), @"
+    exit 2
+    error: unexpected argument `----n_layer`
+    hint: a key is written with two dashes: --n_layer=VALUE
+    ");
     assert_snapshot!(refused(&["plan", "-n", "2"]), @"
     exit 2
     error: unexpected argument '-n' found
