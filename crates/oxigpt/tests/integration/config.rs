@@ -271,7 +271,7 @@ fn doubts_are_told_and_do_not_stop() {
     let output = Place::new().output(&["plan", "--vocab_size=65", "--warmup_iters=5000", "--min_lr=1"]);
     assert_eq!(output.status.code(), Some(0));
     assert_snapshot!(String::from_utf8(output.stderr).unwrap(), @"
-    warning: warmup_iters = 5000 is more than max_iters = 4000: the learning rate never reaches its highest value
+    warning: warmup_iters = 5000 is more than max_iters = 3500: the learning rate never reaches its highest value
     warning: min_lr = 1 is more than learning_rate = 0.003: the learning rate will rise
     ");
 }
