@@ -6,7 +6,7 @@ use super::elementwise::drop_row_in_place;
 use super::gemm::{Matrix, product};
 use super::memory::Shared;
 use super::pool::Pool;
-use super::simd::{exp, max, sum, vectorised};
+use super::simd::{dot, exp, max, sum, vectorised};
 use crate::dropout::Mask;
 
 /// Queries of one tile.
@@ -95,12 +95,6 @@ vectorised! {
         for (dweight, weight) in dweights.iter_mut().zip(weights) {
             *dweight = weight * (*dweight - delta) * scale;
         }
-    }
-}
-
-vectorised! {
-    fn dot(a: &[f32], b: &[f32]) -> f32 {
-        sum([a, b], |[a, b]| a * b)
     }
 }
 

@@ -5,7 +5,7 @@ use super::elementwise::blocks;
 use super::linear::Sizes;
 use super::memory::Shared;
 use super::pool::Pool;
-use super::simd::{sum, vectorised};
+use super::simd::{dot, vectorised};
 use crate::WeightLayout;
 
 /// Most rows that are worth this path; from here on a matrix product is faster.
@@ -37,12 +37,6 @@ vectorised! {
         for (out, w) in out.iter_mut().zip(w) {
             *out = w.mul_add(x, *out);
         }
-    }
-}
-
-vectorised! {
-    fn dot(a: &[f32], b: &[f32]) -> f32 {
-        sum([a, b], |[a, b]| a * b)
     }
 }
 

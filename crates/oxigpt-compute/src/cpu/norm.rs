@@ -1,6 +1,6 @@
 //! Layer norm and its adjoint, the residual addition riding along; and the column sums that biases' gradients are.
 
-use super::elementwise::blocks;
+use super::elementwise::{add_slices, blocks};
 use super::memory::Shared;
 use super::pool::Pool;
 use super::simd::{sum, vectorised};
@@ -40,14 +40,6 @@ vectorised! {
     }
 }
 
-vectorised! {
-    fn add_rows(a: &[f32], b: &[f32], out: &mut [f32]) {
-        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-            *out = a + b;
-        }
-    }
-}
-
 pub(super) fn layer_norm(pool: &mut Pool, norm: &Norm) {
     let width = norm.weight.len();
     let rows = norm.out.len() / width;
@@ -60,7 +52,7 @@ pub(super) fn layer_norm(pool: &mut Pool, norm: &Norm) {
                     None => norm.x.read(range.clone()),
                     Some((delta, total)) => {
                         let out = total.write(range.clone());
-                        add_rows(norm.x.read(range.clone()), delta.read(range.clone()), out);
+                        add_slices(norm.x.read(range.clone()), delta.read(range.clone()), out);
                         out
                     }
                 };

@@ -114,6 +114,13 @@ pub(crate) fn sum<const K: usize>(slices: [&[f32]; K], f: impl Fn([f32; K]) -> f
     fold(lanes, |a, b| a + b)
 }
 
+vectorised! {
+    /// Sum of the products of two slices.
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
+        sum([a, b], |[a, b]| a * b)
+    }
+}
+
 /// Largest element; negative infinity for none.
 #[inline(always)]
 pub(crate) fn max(values: &[f32]) -> f32 {
