@@ -17,15 +17,21 @@ fn train_plan(case: &Case) -> (oxigpt_compute::Plan, TrainPlan) {
     TrainPlan::build(&case.config, &shape).unwrap()
 }
 
+/// A session with the case's weights and batch.
+fn at_start(target: &Target, case: &Case) -> (Session, TrainPlan) {
+    let (plan, train) = train_plan(case);
+    let mut session = Session::new(plan, (target.backend)()).unwrap();
+    train.parameters.upload(&mut session, &case.weights()).unwrap();
+    session.upload(train.tokens, Data::U32(&case.tokens)).unwrap();
+    session.upload(train.targets, Data::U32(&case.targets)).unwrap();
+    (session, train)
+}
+
 #[test]
 fn gradients_are_those_of_pytorch() {
     for target in TARGETS {
         for case in cases() {
-            let (plan, train) = train_plan(&case);
-            let mut session = Session::new(plan, (target.backend)()).unwrap();
-            train.parameters.upload(&mut session, &case.weights()).unwrap();
-            session.upload(train.tokens, Data::U32(&case.tokens)).unwrap();
-            session.upload(train.targets, Data::U32(&case.targets)).unwrap();
+            let (mut session, train) = at_start(&target, &case);
             session.run(train.phases.first);
             for entry in train.gradients.entries() {
                 let mut found = download(&session, entry.id);
@@ -44,11 +50,7 @@ fn gradients_are_those_of_pytorch() {
 fn ten_steps_are_those_of_pytorch() {
     for target in TARGETS {
         for case in cases() {
-            let (plan, train) = train_plan(&case);
-            let mut session = Session::new(plan, (target.backend)()).unwrap();
-            train.parameters.upload(&mut session, &case.weights()).unwrap();
-            session.upload(train.tokens, Data::U32(&case.tokens)).unwrap();
-            session.upload(train.targets, Data::U32(&case.targets)).unwrap();
+            let (mut session, train) = at_start(&target, &case);
             for (step, expected) in case.expected["train"].as_array().unwrap().iter().enumerate() {
                 session.run(train.phases.first);
                 session.run(train.phases.norm);
