@@ -108,8 +108,22 @@ pub enum Error {
         /// What there is.
         found: Vec<usize>,
     },
+    /// Two tensors of one name.
+    #[error("{origin}: tensor `{name}` is there twice")]
+    DuplicateTensor {
+        /// Source.
+        origin: String,
+        /// Tensor.
+        name: String,
+    },
+    /// An output layer of its own.
+    #[error("{origin}: `lm_head.weight` is not the word embedding `wte.weight`, as it is in a GPT-2")]
+    UntiedHead {
+        /// Source.
+        origin: String,
+    },
     /// A tensor of another element type.
-    #[error("{origin}: tensor `{name}` holds {found}, but only F32 is read", origin = path.display())]
+    #[error("{origin}: tensor `{name}` holds {found}, but only F32, F16 and BF16 are read", origin = path.display())]
     TensorType {
         /// File.
         path: PathBuf,
@@ -127,12 +141,60 @@ pub enum Error {
         name: String,
     },
     /// Not the file it should be.
-    #[error("{path} is no safetensors file: {reason}", path = path.display())]
-    NotSafetensors {
+    #[error("{path} is no {what}: {reason}", path = path.display())]
+    Malformed {
         /// File.
         path: PathBuf,
+        /// What it should be.
+        what: &'static str,
         /// What is wrong.
         reason: String,
+    },
+    /// A checkpoint whose pickle is refused.
+    #[error("{path}: {source}", path = path.display())]
+    Pickle {
+        /// File.
+        path: PathBuf,
+        /// Why.
+        source: oxigpt_pickle::Error,
+    },
+    /// A file of torch before 1.6.
+    #[error("{path} was saved by a PyTorch before 1.6, in a format of its own", path = path.display())]
+    OldTorch {
+        /// File.
+        path: PathBuf,
+    },
+    /// A file of none of the formats.
+    #[error("{path} is no model in a known format", path = path.display())]
+    UnknownFormat {
+        /// File.
+        path: PathBuf,
+    },
+    /// A directory without a model.
+    #[error("{dir} holds no model: it has neither config.json nor ckpt.pt", dir = dir.display())]
+    NoModel {
+        /// Directory.
+        dir: PathBuf,
+    },
+    /// A directory with a configuration alone.
+    #[error("{dir} has a config.json, but no model.safetensors beside it", dir = dir.display())]
+    NoWeights {
+        /// Directory.
+        dir: PathBuf,
+    },
+    /// An index that points elsewhere.
+    #[error("{path} names the file `{name}`, which is not in its directory", path = path.display())]
+    ShardPath {
+        /// Index.
+        path: PathBuf,
+        /// File.
+        name: String,
+    },
+    /// A model that llm.c would not compute as it is.
+    #[error("llm.c has no such model: {what}")]
+    NotForLlmC {
+        /// Why.
+        what: &'static str,
     },
     /// A configuration that cannot be read.
     #[error("{path}: {reason}", path = path.display())]
@@ -189,10 +251,25 @@ impl Error {
             Error::MissingTensor { .. } | Error::SurplusTensor { .. } | Error::TensorShape { .. } => {
                 "the weights and the configuration (config.json) belong to different models"
             }
+            Error::DuplicateTensor { .. } => "keep one of them, and save the model again",
+            Error::UntiedHead { .. } => "only models with \"tie_word_embeddings\": true are supported",
             Error::TensorType { .. } => "convert the weights to float32",
             Error::NonZeroBias { .. } => "remove \"bias\": false from config.json",
-            Error::NotSafetensors { .. } => {
+            Error::Malformed { .. } => {
                 "the file is damaged, cut short or of another format: fetch or save it again"
+            }
+            Error::Pickle { source, .. } => return source.hint(),
+            Error::OldTorch { .. } => "load it in Python with torch.load, and torch.save it again",
+            Error::UnknownFormat { .. } | Error::NoModel { .. } => {
+                "a model is a directory with config.json and model.safetensors, nanoGPT's ckpt.pt, or llm.c's .bin"
+            }
+            Error::NoWeights { .. } => {
+                "the weights must be model.safetensors, model.safetensors.index.json with its files, or \
+                 pytorch_model.bin"
+            }
+            Error::ShardPath { .. } => "the files of a model lie in one directory: fetch it again",
+            Error::NotForLlmC { .. } => {
+                "write a Hugging Face directory instead, which says how it is computed"
             }
             Error::ConfigJson { .. } | Error::Unsupported { .. } => {
                 "the directory must hold a GPT-2 as Hugging Face's transformers saves it"

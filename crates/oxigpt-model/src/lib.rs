@@ -5,27 +5,28 @@
 //! gives. This crate names no device (a plan runs on any backend of `oxigpt-compute`) and knows nothing of
 //! training runs.
 
-mod checkpoint;
 mod config;
 mod decoder;
 mod error;
+mod formats;
 mod gpt;
 mod init;
 mod plans;
 mod sampling;
-mod tensor_file;
 mod tensors;
 mod weights;
 
-pub use checkpoint::{load_pretrained, save_pretrained};
 pub use config::{ModelConfig, ParameterCount};
 pub use decoder::{Decoder, SampleOptions, generate};
 pub use error::Error;
+pub use formats::{
+    Format, MappedTensors, Precision, Pretrained, load_pretrained, map_tensors, open_pretrained, save_llmc,
+    save_pretrained, write_tensors,
+};
 pub use gpt::{Site, dropout_at, forward};
 pub use init::Initial;
 pub use oxigpt_compute::{AdamWConfig, AttentionKind, Gelu};
 pub use plans::{Evaluate, TrainPhases, TrainPlan, TrainShape, decode_plan, eval_plan};
 pub use sampling::sample;
-pub use tensor_file::{MappedTensors, map_tensors, write_tensors};
 pub use tensors::{NamedTensor, NamedTensors, SessionTensors, TensorSource, TensorTable, TensorTableEntry};
 pub use weights::{BlockWeights, Weights, parameter_shapes};

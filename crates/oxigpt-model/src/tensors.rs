@@ -35,6 +35,9 @@ pub trait TensorSource {
     /// Elements of one of them.
     fn read(&self, name: &str) -> Result<Cow<'_, [f32]>, Error>;
 
+    /// Says that a tensor will not be read again soon: what holds it in memory for that may let it go.
+    fn release(&self, _name: &str) {}
+
     /// All of them, in memory.
     fn collect(&self) -> Result<NamedTensors, Error> {
         let read = |(name, shape): (String, Vec<usize>)| {
@@ -131,6 +134,7 @@ impl TensorTable {
                 data.to_mut().resize(len, 0.0);
             }
             session.upload(*id, Data::F32(&data[..len]))?;
+            source.release(name);
         }
         Ok(())
     }

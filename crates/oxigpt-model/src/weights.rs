@@ -14,6 +14,12 @@ pub(crate) const WTE: &str = "wte.weight";
 /// Name of the position embedding.
 pub(crate) const WPE: &str = "wpe.weight";
 
+/// Whether a tensor is the matrix of a linear layer, which torch and llm.c keep as `[out, in]`.
+pub(crate) fn is_linear(name: &str) -> bool {
+    let layer = name.strip_suffix(".weight").and_then(|name| name.rsplit_once('.'));
+    layer.is_some_and(|(_, layer)| layer.starts_with("c_"))
+}
+
 /// The weights of a model as a plan knows them.
 #[derive(Clone, Debug)]
 pub struct Weights {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use fs_err as fs;
 use oxigpt_model::{
-    AttentionKind, Error, Gelu, Initial, ModelConfig, NamedTensor, NamedTensors, TensorSource, eval_plan,
-    load_pretrained, map_tensors, save_pretrained, write_tensors,
+    AttentionKind, Error, Gelu, Initial, ModelConfig, NamedTensor, NamedTensors, Pretrained, TensorSource,
+    eval_plan, map_tensors, open_pretrained, save_pretrained, write_tensors,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -33,7 +33,8 @@ fn what_is_saved_is_loaded_bit_for_bit() {
         for gelu in [Gelu::Tanh, Gelu::Erf] {
             let config = ModelConfig { bias, gelu, dropout: 0.2, ..small() };
             let (dir, weights) = saved(&config);
-            let (loaded_config, loaded) = load_pretrained(dir.path()).unwrap();
+            let Pretrained { config: loaded_config, weights: loaded, .. } =
+                open_pretrained(dir.path()).unwrap();
             assert_eq!(loaded_config, config);
             assert_eq!(loaded.collect().unwrap(), weights);
         }
@@ -49,7 +50,7 @@ fn a_session_is_saved_without_its_padding() {
     table.upload(&mut session, &weights).unwrap();
     let dir = TempDir::new().unwrap();
     save_pretrained(dir.path(), &config, &table.of(&session)).unwrap();
-    let (_, loaded) = load_pretrained(dir.path()).unwrap();
+    let Pretrained { weights: loaded, .. } = open_pretrained(dir.path()).unwrap();
     assert_eq!(loaded.collect().unwrap(), weights.collect().unwrap());
     assert_eq!(loaded.collect().unwrap()["wte.weight"].shape, [37, 12]);
 }
@@ -82,7 +83,7 @@ fn the_directory_is_one_that_transformers_reads() {
 
 #[test]
 fn what_transformers_saved_is_read() {
-    let (config, weights) = load_pretrained(fixture("hf-gpt2")).unwrap();
+    let Pretrained { config, weights, .. } = open_pretrained(fixture("hf-gpt2")).unwrap();
     let [case, _] = cases();
     assert_eq!(config, case.config);
     assert_eq!(weights.collect().unwrap(), case.weights());
@@ -91,7 +92,7 @@ fn what_transformers_saved_is_read() {
 #[test]
 fn surplus_positions_are_left_out() {
     let (dir, weights) = saved(&small());
-    let (mut config, source) = load_pretrained(dir.path()).unwrap();
+    let Pretrained { mut config, weights: source, .. } = open_pretrained(dir.path()).unwrap();
     config.crop_block_size(3).unwrap();
     let (plan, table, _) = eval_plan(&config, 1, 3).unwrap();
     let mut session = oxigpt_compute::Session::new(plan, reference()).unwrap();
@@ -102,7 +103,7 @@ fn surplus_positions_are_left_out() {
 }
 
 fn refused(dir: &Path, message: &str, hint: &str) {
-    let error = load_pretrained(dir).unwrap_err();
+    let error = open_pretrained(dir).unwrap_err();
     assert!(error.to_string().contains(message), "{error}");
     let found = error.hint().unwrap_or_default();
     assert!(found.contains(hint), "{found}");
@@ -141,11 +142,13 @@ fn every_tensor_is_accounted_for() {
 #[test]
 fn other_types_are_named() {
     let (dir, _) = saved(&small());
-    let halves = [0u8; 4];
-    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F16, vec![2], &halves).unwrap();
+    let doubles = [0u8; 16];
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F64, vec![2], &doubles).unwrap();
     let bytes = safetensors::serialize([("wte.weight", view)], None).unwrap();
     fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
-    refused(dir.path(), "tensor `wte.weight` holds F16, but only F32 is read", "float32");
+    refused(dir.path(), "tensor `wte.weight` holds F64, but only F32, F16 and BF16 are read", "float32");
+    let error = map_tensors(dir.path().join("model.safetensors")).unwrap_err();
+    assert!(error.to_string().contains("holds F64"), "{error}");
 }
 
 #[test]
@@ -180,14 +183,14 @@ fn missing_and_broken_files_are_named() {
         refused(dir.path(), "model.safetensors is no safetensors file", "cut short");
     }
     fs::remove_file(&weights).unwrap();
-    refused(dir.path(), "model.safetensors", "check the path");
+    refused(dir.path(), "has a config.json, but no model.safetensors beside it", "pytorch_model.bin");
     for text in ["", "{", "[1]", "\u{fffd}"] {
         fs::write(dir.path().join("config.json"), text).unwrap();
         refused(dir.path(), "config.json: ", "transformers");
     }
     fs::remove_file(dir.path().join("config.json")).unwrap();
-    refused(dir.path(), "config.json", "check the path");
-    refused(Path::new("no/such/model"), "no/such/model/config.json", "check the path");
+    refused(dir.path(), "holds no model: it has neither config.json nor ckpt.pt", "model.safetensors");
+    refused(Path::new("no/such/model"), "no/such/model", "check the path");
     let error =
         save_pretrained("no/such/model", &small(), &Initial { config: &small(), seed: 1 }).unwrap_err();
     assert!(matches!(&error, Error::Io(_)) && error.to_string().contains("no/such/model"), "{error}");
@@ -230,7 +233,7 @@ proptest! {
             bytes[at] = byte;
             bytes.truncate((bytes.len() as f64 * kept) as usize);
             fs::write(&path, bytes).unwrap();
-            if let Ok((config, weights)) = load_pretrained(dir.path()) {
+            if let Ok(Pretrained { config, weights, .. }) = open_pretrained(dir.path()) {
                 prop_assert!(config.validate().is_ok() && weights.collect().is_ok());
             }
         }
