@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 
 use oxigpt_compute::{Backend, Session};
 use oxigpt_model::{
-    Decoder, Error, Initial, ModelConfig, SampleOptions, TensorSource, decode_plan, generate, load_pretrained,
+    Decoder, Error, Initial, ModelConfig, Pretrained, SampleOptions, TensorSource, decode_plan, generate,
+    open_pretrained,
 };
 
 use crate::support::*;
@@ -43,7 +44,7 @@ fn run(session: &mut Session, decoder: &Decoder, prompt: &[u32], options: &Sampl
 #[test]
 fn greedy_text_is_that_of_transformers() {
     let expected: Vec<u32> = serde_json::from_value(expected()["greedy"].clone()).unwrap();
-    let (config, weights) = load_pretrained(fixture("hf-gpt2")).unwrap();
+    let Pretrained { config, weights, .. } = open_pretrained(fixture("hf-gpt2")).unwrap();
     for target in TARGETS {
         let (mut session, decoder) = decoding(&config, &weights, target.backend);
         let mut streamed = Vec::new();

@@ -4,8 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod decoding;
+
 mod files;
+mod formats;
 mod golden;
 mod support;
+mod torch_writer;
 mod training;
 mod variants;
