@@ -1,20 +1,31 @@
-//! Causal attention in tiles: a strip of scores for some queries of one head, never a T x T matrix.
+//! Causal attention in tiles: scores of some queries of one head, never a T x T matrix.
 //!
-//! Legend: B batch, T positions, H heads, C width, D = C/H. Row `(b,t)` of `qkv` is q, k, v side by side.
+//! Scores lie with queries side by side, a row a key. So keys and values are multiplied where they lie and only the
+//! tile's queries are transposed, and what happens to a score happens to a vector of queries at once. What lies beyond
+//! the diagonal is left out in steps of a few queries.
+//!
+//! Legend: B batch, T positions, H heads, C width, D = C/H, E = D rounded up to [`COLS`], Q = [`TILE`] queries, K keys.
+//! Row `(b,t)` of `qkv` is q, k, v side by side.
 
-use super::elementwise::drop_row_in_place;
+use super::block::{COLS, Left, Out, ROWS, Right, Size, multiply};
 use super::gemm::{Matrix, product};
 use super::memory::Shared;
 use super::pool::Pool;
-use super::simd::{dot, exp, max, sum, vectorised};
+use super::simd::{LANES, exp, max, sum, vectorised};
 use crate::dropout::Mask;
 
-/// Queries of one tile.
-const TILE: usize = 64;
+/// Queries of a tile, and keys of a block.
+pub(super) const TILE: usize = 64;
 
-/// Floats of scratch that each thread needs for sequences of `t` keys.
-pub(super) fn scratch_len(t: usize) -> usize {
-    2 * TILE * t
+/// Floats in a line of cache.
+const ALIGNMENT: usize = 16;
+
+/// Floats of scratch that each thread needs for attention and its adjoint over `t` keys, heads `d` wide.
+pub(super) fn scratch_len(t: usize, d: usize) -> usize {
+    let (t, e) = (t.next_multiple_of(TILE), d.next_multiple_of(COLS));
+    let forward = TILE * (d + 2 * e + t);
+    let cached = TILE * t;
+    forward.max(cached).max(super::attention_backward::scratch_len(t, d, e)) + ALIGNMENT
 }
 
 /// Shape of an attention.
@@ -32,12 +43,12 @@ impl Shape {
         self.n_head * self.d
     }
 
-    fn scale(&self) -> f32 {
+    pub(super) fn scale(&self) -> f32 {
         1.0 / (self.d as f32).sqrt()
     }
 
     /// The columns of head `h` in the `part`-th of `parts` equal blocks of columns, for all rows of entry `b`.
-    fn head<'a>(
+    pub(super) fn head<'a>(
         &self,
         data: Shared<'a>,
         rows: usize,
@@ -59,81 +70,230 @@ pub(super) struct WeightDropout {
 }
 
 impl WeightDropout {
-    fn row(&self, shape: &Shape, b: usize, h: usize, i: usize) -> u32 {
-        (((self.first + b) * shape.n_head + h) * shape.t + i) as u32
+    /// Drops weights `[K, TILE]` of keys from `first_key` on, a multiple of 4, for the queries of head `h` of sequence
+    /// `b` from `first` on.
+    pub(super) fn apply(
+        &self,
+        shape: &Shape,
+        (b, h, first): (usize, usize, usize),
+        first_key: usize,
+        weights_kq: &mut [f32],
+    ) {
+        let row = ((self.first + b) * shape.n_head + h) * shape.t + first;
+        drop_columns(self.mask, row as u32, first_key, weights_kq);
     }
 }
 
 vectorised! {
-    /// Turns scores into their softmax; returns the logarithm of the sum of exponentials.
-    fn softmax_row(scores: &mut [f32]) -> f32 {
-        let largest = max(scores);
-        for score in scores.iter_mut() {
-            *score = exp(*score - largest);
-        }
-        let total = sum([scores], |[score]| score);
-        let inverse = 1.0 / total;
-        for score in scores.iter_mut() {
-            *score *= inverse;
-        }
-        largest + total.ln()
-    }
-}
-
-vectorised! {
-    /// Turns scores into their softmax, given the logarithm of the sum of exponentials.
-    fn softmax_again(scores: &mut [f32], lse: f32) {
-        for score in scores.iter_mut() {
-            *score = exp(*score - lse);
+    /// Multiplies column `i` by the factors of row `first_row + i` of a mask.
+    fn drop_columns(mask: Mask, first_row: u32, first_key: usize, weights_kq: &mut [f32]) {
+        for (block, weights) in weights_kq.chunks_mut(4 * TILE).enumerate() {
+            for i in 0..TILE {
+                let keep = mask.keep4(first_row.wrapping_add(i as u32), (first_key / 4 + block) as u32);
+                for (row, keep) in weights.chunks_exact_mut(TILE).zip(keep) {
+                    row[i] = if keep { row[i] * mask.scale } else { 0.0 };
+                }
+            }
         }
     }
 }
 
-vectorised! {
-    /// `dscores = weights * (dweights - delta) * scale`, into `dweights`.
-    fn softmax_backward_row(weights: &[f32], dweights: &mut [f32], delta: f32, scale: f32) {
-        for (dweight, weight) in dweights.iter_mut().zip(weights) {
-            *dweight = weight * (*dweight - delta) * scale;
-        }
-    }
-}
-
-/// A strip of `rows x keys` at the front of a thread's scratch.
-fn strip(scratch: Shared<'_>, offset: usize, rows: usize, keys: usize) -> Matrix<'_> {
-    Matrix::strided(scratch, offset, rows, keys, keys)
-}
-
-/// Scratch of thread `thread`.
-fn scratch_of<'a>(scratch: Shared<'a>, thread: usize, len: usize) -> Shared<'a> {
+/// Scratch of thread `thread`, beginning at a line of cache.
+pub(super) fn scratch_of<'a>(scratch: Shared<'a>, thread: usize, len: usize) -> &'a mut [f32] {
     // SAFETY: every thread takes its own part, and only while it runs a task.
-    Shared::of(unsafe { scratch.write(thread * len..(thread + 1) * len) })
+    let part = unsafe { scratch.write(thread * len..(thread + 1) * len) };
+    let skip = part.as_ptr().align_offset(4 * ALIGNMENT).min(ALIGNMENT);
+    &mut part[skip..]
 }
 
-/// Attention of queries `q` at positions `first..` over `first + q.rows` keys. `on_row(i, scores, lse)` sees each row
-/// of weights before they meet the values.
+/// The first `len` floats of what is left of a scratch.
+pub(super) fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    rest.split_off_mut(..len).expect("scratch is sized for every operator of a plan")
+}
+
+/// Up to [`TILE`] rows as the columns of a `[D, TILE]` matrix, times `scale`; zeros in the columns left over.
 ///
 /// # Safety
-/// Nobody else touches `out` or `weights`, and nobody writes to `q`, `k`, `v`, during the call.
-unsafe fn attend(
-    (q, k, v): (Matrix, Matrix, Matrix),
-    first: usize,
-    weights: Matrix,
-    out: Matrix,
-    scale: f32,
-    on_row: impl Fn(usize, &mut [f32], f32),
-) {
-    // SAFETY: passed on to the caller.
-    unsafe {
-        product(weights, q, k.t(), scale, false);
-        for i in 0..q.rows {
-            let row = weights.row_mut(i);
-            let (seen, future) = row.split_at_mut(first + i + 1);
-            let lse = softmax_row(seen);
-            future.fill(0.0);
-            on_row(i, seen, lse);
-        }
-        product(out, weights, v, 1.0, false);
+/// Nobody writes to `from` during the call.
+pub(super) unsafe fn transpose(from: Matrix, scale: f32, to: &mut [f32]) {
+    let mut rows: [&[f32]; TILE] = [&[]; TILE];
+    for (i, row) in rows[..from.rows].iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *row = unsafe { from.row(i) };
     }
+    transpose_rows(&rows[..from.rows], scale, &mut to[..from.cols * TILE]);
+}
+
+vectorised! {
+    fn transpose_rows(rows: &[&[f32]], scale: f32, to: &mut [f32]) {
+        for (c, column) in to.chunks_exact_mut(TILE).enumerate() {
+            for (to, row) in column.iter_mut().zip(rows) {
+                *to = scale * row[c];
+            }
+            column[rows.len()..].fill(0.0);
+        }
+    }
+}
+
+/// A matrix as right operand: where it lies, or in a padded copy if its rows are no whole number of vectors.
+///
+/// # Safety
+/// Nobody writes to `from` while the result lives.
+pub(super) unsafe fn as_right<'a>(from: Matrix<'a>, copy: &'a mut [f32]) -> Right<'a> {
+    // SAFETY: the caller's promise.
+    let (data, stride) = unsafe { from.span() };
+    if from.cols.is_multiple_of(COLS) {
+        return Right { data, stride };
+    }
+    let e = from.cols.next_multiple_of(COLS);
+    for (to, from_row) in copy.chunks_exact_mut(e).zip(data.chunks(stride)) {
+        to[..from.cols].copy_from_slice(&from_row[..from.cols]);
+        to[from.cols..].fill(0.0);
+    }
+    Right { data: copy, stride: e }
+}
+
+/// A matrix as left operand.
+///
+/// # Safety
+/// Nobody writes to `from` while the result lives.
+pub(super) unsafe fn as_left(from: Matrix) -> Left {
+    // SAFETY: the caller's promise.
+    let (data, row_stride) = unsafe { from.span() };
+    Left { data, row_stride, k_stride: 1 }
+}
+
+/// `[keys, TILE]` products of keys (or values) with transposed queries, as far as these see them: query `i` sees the
+/// first `seen + i` keys.
+pub(super) fn scores(keys: Left, n_keys: usize, queries_dq: &[f32], seen: usize, out: &mut [f32]) {
+    let depth = queries_dq.len() / TILE;
+    for key in (0..n_keys).step_by(ROWS) {
+        let first_query = (key + 1).saturating_sub(seen) / COLS * COLS;
+        if first_query >= TILE {
+            return;
+        }
+        let a = Left { data: &keys.data[key * keys.row_stride..], ..keys };
+        let b = Right { data: &queries_dq[first_query..], stride: TILE };
+        let mut out = Out { data: &mut out[key * TILE + first_query..], stride: TILE };
+        let size = Size { rows: ROWS.min(n_keys - key), cols: TILE - first_query, depth };
+        multiply(&mut out, a, b, size, false);
+    }
+}
+
+/// Puts `value` where a query does not see a key.
+pub(super) fn fill_unseen(scores_kq: &mut [f32], seen: usize, value: f32) {
+    for (key, row) in scores_kq.chunks_exact_mut(TILE).enumerate().skip(seen) {
+        row[..(key + 1 - seen).min(TILE)].fill(value);
+    }
+}
+
+/// Adds the products of weights `[K, TILE]` with the rows of `right` to `[TILE, E]` sums: for each query over the keys
+/// it sees. The first call writes the sums.
+pub(super) fn weighted_sums(
+    weights_kq: &[f32],
+    right: Right,
+    (n_queries, n_keys, seen): (usize, usize, usize),
+    sums_qe: &mut [f32],
+    add: bool,
+) {
+    let e = sums_qe.len() / TILE;
+    for query in (0..n_queries).step_by(ROWS) {
+        let rows = ROWS.min(n_queries - query);
+        let a = Left { data: &weights_kq[query..], row_stride: 1, k_stride: TILE };
+        let size = Size { rows, cols: e, depth: (seen + query + rows - 1).min(n_keys) };
+        multiply(&mut Out { data: &mut sums_qe[query * e..], stride: e }, a, right, size, add);
+    }
+}
+
+vectorised! {
+    /// Turns the scores of each query into their exponentials, the largest of which is 1. Gives the sum of these, and the
+    /// logarithm of the sum of the scores' own exponentials.
+    fn exponentials(scores_kq: &mut [f32], totals: &mut [f32; TILE], lse: &mut [f32; TILE]) {
+        for first in (0..TILE).step_by(LANES) {
+            let mut largest = [f32::NEG_INFINITY; LANES];
+            for row in scores_kq.chunks_exact(TILE) {
+                for (largest, &score) in largest.iter_mut().zip(&row[first..first + LANES]) {
+                    *largest = if score > *largest { score } else { *largest };
+                }
+            }
+            let mut total = [0.0; LANES];
+            for row in scores_kq.chunks_exact_mut(TILE) {
+                for (i, score) in row[first..first + LANES].iter_mut().enumerate() {
+                    *score = exp(*score - largest[i]);
+                    total[i] += *score;
+                }
+            }
+            totals[first..first + LANES].copy_from_slice(&total);
+            for i in 0..LANES {
+                lse[first + i] = largest[i] + total[i].ln();
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// `out = scale * x`.
+    fn scale_row(x: &[f32], scale: f32, out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = scale * x;
+        }
+    }
+}
+
+/// Copies rows `width` floats apart to a matrix, without their padding, times a scale each.
+///
+/// # Safety
+/// Nobody else touches `to` during the call.
+pub(super) unsafe fn copy_out(from: &[f32], width: usize, scale: impl Fn(usize) -> f32, to: Matrix) {
+    for (i, from) in from.chunks_exact(width).take(to.rows).enumerate() {
+        // SAFETY: the caller's promise.
+        scale_row(&from[..to.cols], scale(i), unsafe { to.row_mut(i) });
+    }
+}
+
+/// A tile of queries at positions `first..`, and all keys and values up to the last of them.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    q: Matrix<'a>,
+    k: Matrix<'a>,
+    v: Matrix<'a>,
+    out: Matrix<'a>,
+    first: usize,
+    scale: f32,
+}
+
+/// Attention of one tile. `drop(weights)` sees the weights before they meet the values. Gives the logarithm of the sum
+/// of exponentials of each query.
+///
+/// # Safety
+/// Nobody else touches `out`, and nobody writes to `q`, `k`, `v`, during the call.
+unsafe fn attend(tile: Tile, mut scratch: &mut [f32], drop: impl Fn(&mut [f32])) -> [f32; TILE] {
+    let Tile { q, k, v, out, first, scale } = tile;
+    let (d, e, n_keys) = (q.cols, q.cols.next_multiple_of(COLS), k.rows);
+    let q_dq = take(&mut scratch, d * TILE);
+    let sums_qe = take(&mut scratch, TILE * e);
+    let v_copy = take(&mut scratch, TILE * e);
+    let weights_kq = take(&mut scratch, n_keys * TILE);
+    // SAFETY: passed on to the caller.
+    let k = unsafe {
+        transpose(q, scale, q_dq);
+        as_left(k)
+    };
+    scores(k, n_keys, q_dq, first + 1, weights_kq);
+    fill_unseen(weights_kq, first + 1, f32::NEG_INFINITY);
+    let (mut totals, mut lse) = ([0.0; TILE], [0.0; TILE]);
+    exponentials(weights_kq, &mut totals, &mut lse);
+    drop(weights_kq);
+    for keys in (0..n_keys).step_by(TILE) {
+        let block = keys..(keys + TILE).min(n_keys);
+        let sizes = (q.rows, block.len(), first + 1 - keys);
+        // SAFETY: as above.
+        let v = unsafe { as_right(v.rows_part(block), &mut *v_copy) };
+        weighted_sums(&weights_kq[keys * TILE..], v, sizes, sums_qe, keys > 0);
+    }
+    // SAFETY: as above.
+    unsafe { copy_out(sums_qe, e, |i| 1.0 / totals[i], out) };
+    lse
 }
 
 pub(super) fn attention(
@@ -143,109 +303,64 @@ pub(super) fn attention(
     dropout: Option<WeightDropout>,
     scratch: Shared,
 ) {
-    let Shape { batch, t, n_head, .. } = shape;
+    let Shape { batch, t, n_head, d } = shape;
     let n_tiles = t.div_ceil(TILE);
     pool.run(batch * n_head * n_tiles, |index, thread| {
         // The longest tiles of a head first, so that the last tasks are short.
         let (b, h, tile) =
             (index / (n_head * n_tiles), index / n_tiles % n_head, n_tiles - 1 - index % n_tiles);
         let (start, end) = (tile * TILE, ((tile + 1) * TILE).min(t));
-        let q = shape.head(qkv, t, b, h, 0, 3).rows_part(start..end);
-        let k = shape.head(qkv, t, b, h, 1, 3).rows_part(0..end);
-        let v = shape.head(qkv, t, b, h, 2, 3).rows_part(0..end);
-        let out = shape.head(out, t, b, h, 0, 1).rows_part(start..end);
-        let weights = strip(scratch_of(scratch, thread, scratch_len(t)), 0, end - start, end);
+        let tile = Tile {
+            q: shape.head(qkv, t, b, h, 0, 3).rows_part(start..end),
+            k: shape.head(qkv, t, b, h, 1, 3).rows_part(0..end),
+            v: shape.head(qkv, t, b, h, 2, 3).rows_part(0..end),
+            out: shape.head(out, t, b, h, 0, 1).rows_part(start..end),
+            first: start,
+            scale: shape.scale(),
+        };
+        let scratch = scratch_of(scratch, thread, scratch_len(t, d));
         // SAFETY: each tile writes its own rows and columns of `out`, its own part of `lse`, and its thread's scratch.
         unsafe {
-            attend((q, k, v), start, weights, out, shape.scale(), |i, row, row_lse| {
-                let at = (b * n_head + h) * t + start + i;
-                lse.write(at..at + 1)[0] = row_lse;
+            let tile_lse = attend(tile, scratch, |weights_kq| {
                 if let Some(dropout) = dropout {
-                    drop_row_in_place(dropout.mask, dropout.row(&shape, b, h, start + i), row);
+                    dropout.apply(&shape, (b, h, start), 0, weights_kq);
                 }
             });
+            let at = (b * n_head + h) * t + start;
+            lse.write(at..at + end - start).copy_from_slice(&tile_lse[..end - start]);
         }
     });
 }
 
-/// Operands of [`attention_backward`].
-#[derive(Clone, Copy)]
-pub(super) struct Backward<'a> {
-    pub(super) qkv: Shared<'a>,
-    pub(super) out: Shared<'a>,
-    pub(super) lse: &'a [f32],
-    pub(super) dout: Shared<'a>,
-    pub(super) dqkv: Shared<'a>,
-}
-
-/// One task a head, because all tiles of queries of a head add to the gradients of the same keys and values.
-pub(super) fn attention_backward(
-    pool: &mut Pool,
-    shape: Shape,
-    operands: Backward,
-    dropout: Option<WeightDropout>,
-    scratch: Shared,
-) {
-    let Shape { batch, t, n_head, .. } = shape;
-    pool.run(batch * n_head, |index, thread| {
-        let (b, h) = (index / n_head, index % n_head);
-        let scratch = scratch_of(scratch, thread, scratch_len(t));
-        // The last tile reaches all keys, so it writes their gradients, and the others add.
-        for tile in (0..t.div_ceil(TILE)).rev() {
-            let queries = tile * TILE..((tile + 1) * TILE).min(t);
-            // SAFETY: each head writes its own columns of `dqkv`, and its thread's scratch.
-            unsafe { backward_tile(shape, operands, dropout, scratch, (b, h), queries) };
+vectorised! {
+    /// Turns scores into their softmax.
+    fn softmax_row(scores: &mut [f32]) {
+        let largest = max(scores);
+        for score in scores.iter_mut() {
+            *score = exp(*score - largest);
         }
-    });
+        let inverse = 1.0 / sum([scores], |[score]| score);
+        for score in scores.iter_mut() {
+            *score *= inverse;
+        }
+    }
 }
 
+/// Attention of few queries over a cache: as [`attend`], in general products that read the cache where it lies.
+///
 /// # Safety
-/// Nobody else touches the columns of head `h` of `dqkv`, or `scratch`, during the call.
-unsafe fn backward_tile(
-    shape: Shape,
-    operands: Backward,
-    dropout: Option<WeightDropout>,
-    scratch: Shared,
-    (b, h): (usize, usize),
-    queries: std::ops::Range<usize>,
-) {
-    let Backward { qkv, out, lse, dout, dqkv } = operands;
-    let t = shape.t;
-    let (start, end, rows) = (queries.start, queries.end, queries.len());
-    let head = |data, part, parts| shape.head(data, t, b, h, part, parts);
-    let (q, k, v) = (
-        head(qkv, 0, 3).rows_part(queries.clone()),
-        head(qkv, 1, 3).rows_part(0..end),
-        head(qkv, 2, 3).rows_part(0..end),
-    );
-    let (out, dout) =
-        (head(out, 0, 1).rows_part(queries.clone()), head(dout, 0, 1).rows_part(queries.clone()));
-    let dq = head(dqkv, 0, 3).rows_part(queries);
-    let (dk, dv) = (head(dqkv, 1, 3).rows_part(0..end), head(dqkv, 2, 3).rows_part(0..end));
-    let (weights, dweights) = (strip(scratch, 0, rows, end), strip(scratch, rows * end, rows, end));
-    let accumulate = end < t;
-    // SAFETY: operands are distinct tensors; the rest is the caller's promise.
+/// As [`attend`].
+unsafe fn attend_in_place(tile: Tile, weights: Matrix) {
+    let Tile { q, k, v, out, first, scale } = tile;
+    // SAFETY: passed on to the caller.
     unsafe {
-        product(weights, q, k.t(), shape.scale(), false);
-        product(dweights, dout, v.t(), 1.0, false);
-        for i in 0..rows {
-            let (seen, future) = weights.row_mut(i).split_at_mut(start + i + 1);
-            softmax_again(seen, lse[(b * shape.n_head + h) * t + start + i]);
+        product(weights, q, k.t(), scale, false);
+        for i in 0..q.rows {
+            let (seen, future) = weights.row_mut(i).split_at_mut(first + i + 1);
+            softmax_row(seen);
             future.fill(0.0);
-            let (dseen, dfuture) = dweights.row_mut(i).split_at_mut(start + i + 1);
-            dfuture.fill(0.0);
-            if let Some(dropout) = dropout {
-                drop_row_in_place(dropout.mask, dropout.row(&shape, b, h, start + i), dseen);
-            }
-            // sum_j weight_ij dweight_ij, by way of the output (Dao et al. 2022, section 3.1).
-            softmax_backward_row(seen, dseen, dot(out.row(i), dout.row(i)), shape.scale());
-            if let Some(dropout) = dropout {
-                drop_row_in_place(dropout.mask, dropout.row(&shape, b, h, start + i), seen);
-            }
         }
-        product(dv, weights.t(), dout, 1.0, accumulate);
-        product(dq, dweights, k, 1.0, false);
-        product(dk, dweights.t(), q, 1.0, accumulate);
+        product(out, weights, v, 1.0, false);
     }
 }
 
@@ -271,13 +386,17 @@ pub(super) fn cached_attention(
     pool.run(batch * n_head * n_tiles, |index, thread| {
         let (b, h, tile) = (index / (n_head * n_tiles), index / n_tiles % n_head, index % n_tiles);
         let (start, end) = (tile * TILE, ((tile + 1) * TILE).min(t));
-        let q = shape.head(qkv, t, b, h, 0, 3).rows_part(start..end);
-        let k = shape.head(k_cache, cached, b, h, 0, 1).rows_part(0..position + end);
-        let v = shape.head(v_cache, cached, b, h, 0, 1).rows_part(0..position + end);
-        let out = shape.head(out, t, b, h, 0, 1).rows_part(start..end);
-        let scratch = scratch_of(scratch, thread, scratch_len(cached));
-        let weights = strip(scratch, 0, end - start, position + end);
+        let tile = Tile {
+            q: shape.head(qkv, t, b, h, 0, 3).rows_part(start..end),
+            k: shape.head(k_cache, cached, b, h, 0, 1).rows_part(0..position + end),
+            v: shape.head(v_cache, cached, b, h, 0, 1).rows_part(0..position + end),
+            out: shape.head(out, t, b, h, 0, 1).rows_part(start..end),
+            first: position + start,
+            scale: shape.scale(),
+        };
+        let weights = Shared::of(scratch_of(scratch, thread, scratch_len(cached, shape.d)));
+        let weights = Matrix::strided(weights, 0, end - start, position + end, position + end);
         // SAFETY: each tile writes its own rows and columns of `out`, and its thread's scratch.
-        unsafe { attend((q, k, v), position + start, weights, out, shape.scale(), |_, _, _| {}) };
+        unsafe { attend_in_place(tile, weights) };
     });
 }

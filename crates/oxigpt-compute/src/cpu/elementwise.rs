@@ -109,18 +109,6 @@ vectorised! {
     }
 }
 
-vectorised! {
-    /// Multiplies a row in place by the factors of its mask.
-    fn drop_row_in_place(mask: Mask, row: u32, x: &mut [f32]) {
-        for (block, x) in x.chunks_mut(4).enumerate() {
-            let keep = mask.keep4(row, block as u32);
-            for (x, keep) in x.iter_mut().zip(keep) {
-                *x = if keep { *x * mask.scale } else { 0.0 };
-            }
-        }
-    }
-}
-
 /// `first_row` is the number of the first row within the whole batch of a step.
 pub(super) fn dropout(pool: &mut Pool, mask: Mask, first_row: u32, x: Shared, out: Shared, width: usize) {
     let rows_a_block = BLOCK.div_ceil(width);

@@ -90,6 +90,17 @@ impl<'a> Matrix<'a> {
         unsafe { self.data.read(start..start + self.cols) }
     }
 
+    /// A row-major matrix to read, from its first element to its last, and the distance of its rows.
+    ///
+    /// # Safety
+    /// Nobody writes to anything in between while the slice lives.
+    pub(crate) unsafe fn span(&self) -> (&'a [f32], usize) {
+        assert!(self.col_stride == 1);
+        let len = (self.rows - 1) * self.row_stride + self.cols;
+        // SAFETY: passed on to the caller.
+        (unsafe { self.data.read(self.start..self.start + len) }, self.row_stride)
+    }
+
     fn first(&self) -> *mut f32 {
         let last = self.start + (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride;
         assert!(last < self.data.len());

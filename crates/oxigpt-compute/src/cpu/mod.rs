@@ -4,6 +4,8 @@
 //! handed over. Legend: B batch, T positions, C width, D width of a head.
 
 mod attention;
+mod attention_backward;
+mod block;
 mod classifier;
 mod elementwise;
 mod embed;
@@ -77,11 +79,15 @@ impl Scratch {
         let (mut attention_len, mut partials_len) = (0, 0);
         for op in plan.phases().flat_map(|(_, phase)| &phase.ops) {
             match op {
-                Op::Attention { qkv, .. } | Op::AttentionBackward { qkv, .. } => {
-                    attention_len = attention_len.max(attention::scratch_len(plan.tensor(*qkv).shape[1]));
+                Op::Attention { qkv, n_head, .. } | Op::AttentionBackward { qkv, n_head, .. } => {
+                    let qkv = plan.tensor(*qkv);
+                    let len = attention::scratch_len(qkv.shape[1], qkv.width() / 3 / n_head);
+                    attention_len = attention_len.max(len);
                 }
-                Op::CachedAttention { k_cache, .. } => {
-                    attention_len = attention_len.max(attention::scratch_len(plan.tensor(*k_cache).shape[1]));
+                Op::CachedAttention { k_cache, n_head, .. } => {
+                    let cache = plan.tensor(*k_cache);
+                    let len = attention::scratch_len(cache.shape[1], cache.width() / n_head);
+                    attention_len = attention_len.max(len);
                 }
                 Op::LayerNormBackward { dout, .. }
                 | Op::LinearBackwardWeight { dout, dbias: Some(_), .. } => {
@@ -237,7 +243,7 @@ impl<'a> Execution<'a> {
                 Shared::of(&mut self.scratch.attention),
             ),
             Op::AttentionBackward { qkv, out, lse, dout, n_head, kind: _, ref dropout, dqkv } => {
-                let operands = attention::Backward {
+                let operands = attention_backward::Backward {
                     qkv: self.real(qkv),
                     out: self.real(out),
                     lse: self.read(lse),
@@ -246,7 +252,7 @@ impl<'a> Execution<'a> {
                 };
                 let (shape, dropout) = (self.heads(qkv, n_head), self.weight_dropout(dropout.as_ref()));
                 let scratch = Shared::of(&mut self.scratch.attention);
-                attention::attention_backward(self.pool, shape, operands, dropout, scratch);
+                attention_backward::attention_backward(self.pool, shape, operands, dropout, scratch);
             }
             Op::CachedAttention { qkv, k_cache, v_cache, position, n_head, kind: _, out } => {
                 attention::cached_attention(

@@ -49,15 +49,16 @@ const EXP_SERIES: [f32; 8] = [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `e^r` by its Taylor series to degree 7, whose remainder is below 6e-9.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    // Adding and subtracting 1.5 * 2^23 rounds to an integer.
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits: unlike a cast, that vectorises.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-87.0, 88.0);
-    let n = clamped.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
     let series = EXP_SERIES.iter().fold(0.0, |sum: f32, &c| sum.mul_add(r, c));
-    let power_of_two = f32::from_bits(((n as i32 + 127) << 23) as u32);
+    let power_of_two = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.0 { 0.0 } else { series * power_of_two }
 }
 

@@ -1,0 +1,211 @@
+//! The adjoint of causal attention: pairs of a tile of queries and a block of keys, scores computed again.
+//!
+//! Legend as in `attention.rs`. Scores are recomputed from the saved logarithms of their sums (Dao et al. 2022,
+//! "FlashAttention", section 3.1), so that everything of a pair is two tiles that stay in the second-level cache.
+
+use super::attention::{
+    Shape, TILE, WeightDropout, as_left, as_right, copy_out, fill_unseen, scores, scratch_of, take,
+    transpose, weighted_sums,
+};
+use super::block::{COLS, Left, Out, ROWS, Right, Size, multiply};
+use super::gemm::Matrix;
+use super::memory::Shared;
+use super::pool::Pool;
+use super::simd::{dot, exp, vectorised};
+
+/// Floats of scratch for `t` keys, a multiple of [`TILE`], and heads `d` wide, `e` when padded.
+pub(super) fn scratch_len(t: usize, d: usize, e: usize) -> usize {
+    2 * t * e + TILE * (2 * d + 4 * e + 2 * TILE)
+}
+
+/// Operands of [`attention_backward`].
+#[derive(Clone, Copy)]
+pub(super) struct Backward<'a> {
+    pub(super) qkv: Shared<'a>,
+    pub(super) out: Shared<'a>,
+    pub(super) lse: &'a [f32],
+    pub(super) dout: Shared<'a>,
+    pub(super) dqkv: Shared<'a>,
+}
+
+/// One task a head, because all queries of a head add to the gradients of the same keys and values.
+pub(super) fn attention_backward(
+    pool: &mut Pool,
+    shape: Shape,
+    operands: Backward,
+    dropout: Option<WeightDropout>,
+    scratch: Shared,
+) {
+    let Shape { batch, t, n_head, d } = shape;
+    pool.run(batch * n_head, |index, thread| {
+        let (b, h) = (index / n_head, index % n_head);
+        let part = |data, part, parts| shape.head(data, t, b, h, part, parts);
+        let Backward { qkv, out, lse, dout, dqkv } = operands;
+        let head = Head {
+            q: part(qkv, 0, 3),
+            k: part(qkv, 1, 3),
+            v: part(qkv, 2, 3),
+            out: part(out, 0, 1),
+            dout: part(dout, 0, 1),
+            dq: part(dqkv, 0, 3),
+            dk: part(dqkv, 1, 3),
+            dv: part(dqkv, 2, 3),
+            lse: &lse[(b * n_head + h) * t..][..t],
+            scale: shape.scale(),
+        };
+        let scratch = scratch_of(scratch, thread, super::attention::scratch_len(t, d));
+        let drop = |first: usize, first_key: usize, weights_kq: &mut [f32]| {
+            if let Some(dropout) = dropout {
+                dropout.apply(&shape, (b, h, first), first_key, weights_kq);
+            }
+        };
+        // SAFETY: operands are distinct tensors, and each head writes its own columns of `dqkv`.
+        unsafe { head.backward(scratch, drop) };
+    });
+}
+
+/// One head of one sequence, all `[T, D]`.
+struct Head<'a> {
+    q: Matrix<'a>,
+    k: Matrix<'a>,
+    v: Matrix<'a>,
+    out: Matrix<'a>,
+    dout: Matrix<'a>,
+    dq: Matrix<'a>,
+    dk: Matrix<'a>,
+    dv: Matrix<'a>,
+    lse: &'a [f32],
+    scale: f32,
+}
+
+/// What a tile of queries and a block of keys share.
+struct Pair<'a> {
+    /// Queries and gradients of their results, `[D, Q]`.
+    q_dq: &'a mut [f32],
+    dout_dq: &'a mut [f32],
+    weights_kq: &'a mut [f32],
+    dscores_kq: &'a mut [f32],
+    /// Of the queries.
+    lse_q: [f32; TILE],
+    delta_q: [f32; TILE],
+}
+
+vectorised! {
+    /// `weights = exp(scores - lse)`, in place.
+    fn softmax_again(scores_kq: &mut [f32], lse: &[f32; TILE]) {
+        for row in scores_kq.chunks_exact_mut(TILE) {
+            for (score, lse) in row.iter_mut().zip(lse) {
+                *score = exp(*score - lse);
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// `dscores = weights * (dweights - delta) * scale`, into `dweights`.
+    fn softmax_backward(weights_kq: &[f32], dweights_kq: &mut [f32], delta: &[f32; TILE], scale: f32) {
+        for (row, weights) in dweights_kq.chunks_exact_mut(TILE).zip(weights_kq.chunks_exact(TILE)) {
+            for i in 0..TILE {
+                row[i] = weights[i] * (row[i] - delta[i]) * scale;
+            }
+        }
+    }
+}
+
+impl Head<'_> {
+    /// # Safety
+    /// Nobody else touches `dq`, `dk`, `dv`, and nobody writes to the rest, during the call.
+    unsafe fn backward(&self, mut scratch: &mut [f32], drop: impl Fn(usize, usize, &mut [f32])) {
+        let (t, d) = (self.q.rows, self.q.cols);
+        let e = d.next_multiple_of(COLS);
+        let dk_te = take(&mut scratch, t.next_multiple_of(TILE) * e);
+        let dv_te = take(&mut scratch, t.next_multiple_of(TILE) * e);
+        let dq_qe = take(&mut scratch, TILE * e);
+        let [q_copy, dout_copy, k_copy] = [(); 3].map(|()| take(&mut scratch, TILE * e));
+        let mut pair = Pair {
+            q_dq: take(&mut scratch, d * TILE),
+            dout_dq: take(&mut scratch, d * TILE),
+            weights_kq: take(&mut scratch, TILE * TILE),
+            dscores_kq: take(&mut scratch, TILE * TILE),
+            lse_q: [0.0; TILE],
+            delta_q: [0.0; TILE],
+        };
+        let tile = |first: usize| first..(first + TILE).min(t);
+        for first in (0..t).step_by(TILE) {
+            let (q, dout) = (self.q.rows_part(tile(first)), self.dout.rows_part(tile(first)));
+            // SAFETY: passed on to the caller.
+            let (q, dout) = unsafe {
+                transpose(q, self.scale, pair.q_dq);
+                transpose(dout, 1.0, pair.dout_dq);
+                (as_right(q, q_copy), as_right(dout, dout_copy))
+            };
+            let n_queries = tile(first).len();
+            for i in 0..n_queries {
+                pair.lse_q[i] = self.lse[first + i];
+                // sum_j weight_ij dweight_ij, by way of the output.
+                // SAFETY: as above.
+                pair.delta_q[i] = unsafe { dot(self.out.row(first + i), self.dout.row(first + i)) };
+            }
+            for keys in (0..=first).step_by(TILE) {
+                let (n_keys, seen) = (tile(keys).len(), first + 1 - keys);
+                let (k, v) = (self.k.rows_part(tile(keys)), self.v.rows_part(tile(keys)));
+                // SAFETY: as above.
+                let (k_rows, v_rows, k) = unsafe { (as_left(k), as_left(v), as_right(k, k_copy)) };
+                pair.scores((k_rows, v_rows), n_keys, seen);
+                pair.softmax(n_keys, seen, self.scale, |weights| drop(first, keys, weights));
+                let sizes = (n_queries, n_keys, seen);
+                for (weights, right, sums) in
+                    [(&*pair.weights_kq, dout, &mut *dv_te), (&*pair.dscores_kq, q, &mut *dk_te)]
+                {
+                    sums_over_queries(weights, right, sizes, (&mut sums[keys * e..], e), keys < first);
+                }
+                weighted_sums(pair.dscores_kq, k, sizes, dq_qe, keys > 0);
+            }
+            // SAFETY: as above.
+            unsafe { copy_out(dq_qe, e, |_| 1.0, self.dq.rows_part(tile(first))) };
+        }
+        // SAFETY: as above.
+        unsafe {
+            copy_out(dk_te, e, |_| 1.0, self.dk);
+            copy_out(dv_te, e, |_| 1.0, self.dv);
+        }
+    }
+}
+
+impl Pair<'_> {
+    /// Scores, and gradients of weights, as far as queries see keys: the first query sees `seen` of them.
+    fn scores(&mut self, (k, v): (Left, Left), n_keys: usize, seen: usize) {
+        scores(k, n_keys, self.q_dq, seen, self.weights_kq);
+        scores(v, n_keys, self.dout_dq, seen, self.dscores_kq);
+    }
+
+    /// Weights out of scores, and gradients of scores out of those of weights; zero where a query does not see a key.
+    fn softmax(&mut self, n_keys: usize, seen: usize, scale: f32, drop: impl Fn(&mut [f32])) {
+        let weights_kq = &mut self.weights_kq[..n_keys * TILE];
+        let dscores_kq = &mut self.dscores_kq[..n_keys * TILE];
+        fill_unseen(weights_kq, seen, f32::NEG_INFINITY);
+        fill_unseen(dscores_kq, seen, 0.0);
+        softmax_again(weights_kq, &self.lse_q);
+        drop(dscores_kq);
+        softmax_backward(weights_kq, dscores_kq, &self.delta_q, scale);
+        drop(weights_kq);
+    }
+}
+
+/// Adds the products of transposed weights `[K, TILE]` with rows of queries to `[K, E]` sums: for each key over the
+/// queries that see it. A key's first call writes its sums.
+fn sums_over_queries(
+    weights_kq: &[f32],
+    right: Right,
+    (n_queries, n_keys, seen): (usize, usize, usize),
+    (sums_ke, e): (&mut [f32], usize),
+    add: bool,
+) {
+    for key in (0..n_keys).step_by(ROWS) {
+        let first_query = (key + 1).saturating_sub(seen);
+        let a = Left { data: &weights_kq[key * TILE + first_query..], row_stride: TILE, k_stride: 1 };
+        let b = Right { data: &right.data[first_query * right.stride..], ..right };
+        let size = Size { rows: ROWS.min(n_keys - key), cols: e, depth: n_queries - first_query };
+        multiply(&mut Out { data: &mut sums_ke[key * e..], stride: e }, a, b, size, add);
+    }
+}
