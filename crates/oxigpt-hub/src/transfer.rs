@@ -189,6 +189,9 @@ impl Partial {
     }
 
     fn restart(&mut self) -> Result<()> {
+        if self.len == 0 {
+            return Ok(());
+        }
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
         self.len = 0;
