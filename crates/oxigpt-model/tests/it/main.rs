@@ -3,8 +3,8 @@
 // Allowed in tests, and their helpers are no less so.
 #![allow(clippy::unwrap_used)]
 
+mod bad_files;
 mod decoding;
-
 mod files;
 mod formats;
 mod golden;
