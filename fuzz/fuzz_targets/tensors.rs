@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use oxigpt_model::{TensorSource, load_pretrained, map_tensors};
+use oxigpt_model::{Pretrained, TensorSource, map_tensors, open_pretrained};
 use tempfile::TempDir;
 
 static DIR: LazyLock<TempDir> = LazyLock::new(|| TempDir::new().expect("a temporary directory"));
@@ -24,8 +24,8 @@ fuzz_target!(|files: (&[u8], &[u8])| {
     if let Ok(tensors) = map_tensors(DIR.path().join("model.safetensors")) {
         read_all(&tensors);
     }
-    if let Ok((config, tensors)) = load_pretrained(DIR.path()) {
-        config.validate().expect("what was loaded is valid");
-        read_all(&tensors);
+    if let Ok(Pretrained { config, weights, .. }) = open_pretrained(DIR.path()) {
+        config.validate().expect("what was opened is valid");
+        read_all(&weights);
     }
 });
