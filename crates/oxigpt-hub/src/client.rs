@@ -157,6 +157,7 @@ impl Client {
         watch: &mut Watch<'_>,
         mut attempt: impl FnMut(&mut Watch<'_>) -> Result<T>,
     ) -> Result<T> {
+        let retries = if watch.has_fallback { self.retries.min(1) } else { self.retries };
         let (mut failures, mut furthest) = (0, watch.done);
         loop {
             let error = match attempt(watch) {
@@ -169,7 +170,7 @@ impl Client {
             failures += 1;
             let backoff = self.backoff.saturating_mul(1 << (failures - 1).min(16)).min(self.longest_wait);
             let wait = error.retry_after().unwrap_or(backoff);
-            if failures > self.retries || wait > self.longest_wait {
+            if failures > retries || wait > self.longest_wait {
                 return Err(error);
             }
             watch.pause(&error, failures, wait)?;

@@ -102,7 +102,7 @@ impl Hub {
         }
         let mut silent = |_: &Progress<'_>| ControlFlow::Continue(());
         let mut watch = Watch::new(&mut silent, repo.name(), 0);
-        let mut files = Vec::new();
+        let (mut files, mut seen) = (Vec::new(), 0);
         let mut next = Some(self.tree_address(repo, revision, under));
         let what = match under {
             Some(file) => What::File { repo, revision, file },
@@ -110,7 +110,8 @@ impl Hub {
         };
         while let Some(address) = next {
             let (page, after): (Vec<Entry>, _) = self.client.json(&address, what, &mut watch)?;
-            if files.len() > MAX_FILES || (page.is_empty() && after.is_some()) {
+            seen += page.len();
+            if seen > MAX_FILES || (page.is_empty() && after.is_some()) {
                 return Err(Error::BadAnswer {
                     url: address,
                     problem: "the list of files has no end".into(),
@@ -170,10 +171,12 @@ impl Hub {
             return cached().ok_or_else(|| self.not_cached(repo, None));
         }
         let mut watch = Watch::new(on_progress, repo.name(), 0);
+        watch.has_fallback = cached().is_some();
         let info = match self.info(repo, revision, &mut watch) {
             Err(error) if error.is_transient() => return cached().ok_or(error),
             info => info?,
         };
+        watch.has_fallback = false;
         let files: Vec<String> =
             info.siblings.into_iter().map(|sibling| sibling.rfilename).filter(|file| wanted(file)).collect();
         if files.is_empty() {
@@ -217,10 +220,12 @@ impl Hub {
             return Ok(path);
         }
         let mut watch = Watch::new(on_progress, file, 1);
+        watch.has_fallback = cached().is_some();
         let (uri, meta) = match self.head_file(repo, revision, file, &mut watch) {
             Err(error) if error.is_transient() => return cached().ok_or(error),
             meta => meta?,
         };
+        watch.has_fallback = false;
         let commit = meta.commit.as_ref().ok_or_else(|| bad_answer(&uri, &"it names no commit"))?;
         let path = match cache.file(commit, file) {
             Some(path) => path,

@@ -59,12 +59,15 @@ pub(crate) struct Watch<'a> {
     pub(crate) done: u64,
     pub(crate) total: Option<u64>,
     pub(crate) resumed_from: u64,
+    /// Whether the cache would do if the hub does not answer; then there is no point in waiting long.
+    pub(crate) has_fallback: bool,
 }
 
 impl<'a> Watch<'a> {
     pub(crate) fn new(on_progress: OnProgress<'a>, file: &str, files: usize) -> Watch<'a> {
         let file = file.to_string();
-        Watch { on_progress, file, file_index: 0, files, done: 0, total: None, resumed_from: 0 }
+        let (done, total, resumed_from) = (0, None, 0);
+        Watch { on_progress, file, file_index: 0, files, done, total, resumed_from, has_fallback: false }
     }
 
     /// Turns to the file at `index` of those that are downloaded together.

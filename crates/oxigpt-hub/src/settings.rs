@@ -43,7 +43,7 @@ impl Settings {
             token: None,
             offline: false,
             use_proxy: false,
-            stall: Duration::from_secs(30),
+            stall: Duration::from_secs(15),
             retries: 5,
             backoff: Duration::from_millis(500),
             longest_wait: Duration::from_secs(300),

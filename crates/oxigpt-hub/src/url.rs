@@ -65,6 +65,8 @@ pub(crate) fn shown(uri: &Uri) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -88,6 +90,18 @@ mod tests {
         }
         for location in ["ftp://x/y", "file:///etc/passwd", "https://", "javascript:x"] {
             assert_eq!(join(&base, location), None, "{location}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_redirect_leads_to_the_web_or_nowhere(location in ".{0,40}") {
+            let base = parse("https://hub.co/a/b?c").unwrap();
+            if let Some(next) = join(&base, &location) {
+                prop_assert!(matches!(next.scheme_str(), Some("http" | "https")));
+                prop_assert!(!next.host().unwrap().is_empty());
+                prop_assert!(!shown(&next).contains('?'));
+            }
         }
     }
 
