@@ -1,5 +1,5 @@
 //! A data directory as its two streams of tokens. Three layouts are known: ours (`dataset.json` and llm.c shards),
-//! nanoGPT's (headerless `train.bin` and `val.bin`), and files named like build-nanogpt's or llm.c's (`.npy` or `.bin`
+//! nanoGPT's (headerless `train.bin` and `val.bin`, perhaps with `meta.pkl`), and files named like build-nanogpt's or llm.c's (`.npy` or `.bin`
 //! with `train` or `val` in the name, in sorted order).
 
 use std::cell::RefCell;
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result, tokens};
 use crate::lock::LOCK;
 use crate::manifest::{self, Manifest, SplitInfo};
+use crate::meta;
 use crate::shard::{Shard, hex};
 use crate::tokens::Tokens;
 
@@ -138,16 +139,29 @@ impl Dataset {
     /// is too large.
     pub fn validate(&self, vocab_size: usize) -> Result<()> {
         let mut left = VERIFIED_BYTES;
-        for split in [Split::Val, Split::Train] {
-            let listed = self.info(split).map_or(&[][..], |info| &info.shards);
-            for (index, shard) in self.split(split).shards().iter().enumerate() {
-                match listed.get(index) {
-                    Some(info) if shard.file_bytes() <= left => {
-                        left -= shard.file_bytes();
-                        shard.validate_and_verify(vocab_size, &info.sha256)?;
-                    }
-                    _ => shard.validate(vocab_size)?,
+        [Split::Val, Split::Train]
+            .into_iter()
+            .try_for_each(|split| self.validate_within(split, vocab_size, &mut left))
+    }
+
+    /// [`Dataset::validate`] for one split alone.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn validate_split(&self, split: Split, vocab_size: usize) -> Result<()> {
+        self.validate_within(split, vocab_size, &mut { VERIFIED_BYTES })
+    }
+
+    /// Checks every token, and the checksums of as many shards as fit into what is `left` of a number of bytes.
+    fn validate_within(&self, split: Split, vocab_size: usize, left: &mut u64) -> Result<()> {
+        let listed = self.info(split).map_or(&[][..], |info| &info.shards);
+        for (index, shard) in self.split(split).shards().iter().enumerate() {
+            match listed.get(index) {
+                Some(info) if shard.file_bytes() <= *left => {
+                    *left -= shard.file_bytes();
+                    shard.validate_and_verify(vocab_size, &info.sha256)?;
                 }
+                _ => shard.validate(vocab_size)?,
             }
         }
         Ok(())
@@ -188,8 +202,11 @@ impl Dataset {
     }
 }
 
-/// The tokenizer whose files stand in `dir`; those that cannot be read are not taken for absent.
-pub(crate) fn tokenizer_beside(dir: &Path) -> Result<Option<Tokenizer>> {
+/// The tokenizer whose files stand in `dir`, or that nanoGPT's `meta.pkl` there describes; files that cannot be read are not taken for absent.
+///
+/// # Errors
+/// If there are files of one and they cannot be read.
+pub fn tokenizer_beside(dir: &Path) -> Result<Option<Tokenizer>> {
     let failure = RefCell::new(None);
     let tokenizer = Tokenizer::from_files(|name| match fs::read(dir.join(name)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -200,7 +217,10 @@ pub(crate) fn tokenizer_beside(dir: &Path) -> Result<Option<Tokenizer>> {
     });
     match failure.into_inner() {
         Some(error) => Err(error.into()),
-        None => tokenizer.map_err(|source| Error::Tokenizer { dir: dir.into(), source }),
+        None => match tokenizer.map_err(|source| Error::Tokenizer { dir: dir.into(), source })? {
+            None => meta::read(dir),
+            tokenizer => Ok(tokenizer),
+        },
     }
 }
 

@@ -164,6 +164,23 @@ pub enum Error {
         source: TextError,
     },
 
+    /// nanoGPT's `meta.pkl` is no pickle, or one of more than plain data.
+    #[error("{path}: {source}")]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: oxigpt_pickle::Error,
+    },
+    /// nanoGPT's `meta.pkl` does not describe a character tokenizer.
+    #[error("{path} does not describe one token per character: {problem}")]
+    Meta {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// The corpus does not hold a single window.
     #[error(
         "{corpus} is too short: it holds {}, and one window of block_size {block_size} needs {needed}",
@@ -297,6 +314,10 @@ impl Error {
         let hint = match self {
             E::Io(error) => return io_hint(error),
             E::Text(error) | E::Tokenizer { source: error, .. } => return error.hint(),
+            E::Pickle { source, .. } => return source.hint(),
+            E::Meta { .. } => {
+                "write it again with nanoGPT's prepare.py, or remove it and set vocab_size yourself"
+            }
             E::UnknownShard { .. } => {
                 "headerless token files must be named train.bin or val.bin; for text, run `oxigpt prepare text`"
             }

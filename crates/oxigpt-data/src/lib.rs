@@ -10,6 +10,7 @@ mod error;
 mod loader;
 mod lock;
 mod manifest;
+mod meta;
 mod npy;
 mod permutation;
 mod prepare;
@@ -18,7 +19,7 @@ mod shard_writer;
 mod stories;
 mod tokens;
 
-pub use dataset::{Dataset, Split, resolve};
+pub use dataset::{Dataset, Split, resolve, tokenizer_beside};
 pub use error::{Error, Result};
 pub use loader::{DataOrder, EvalWindows, Loader, eval_windows, spread_windows};
 pub use manifest::{Manifest, ShardInfo, SplitInfo, TokenizerInfo};

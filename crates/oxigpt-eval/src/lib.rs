@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use oxigpt_compute::{Data, Error, Session};
 use oxigpt_data::EvalWindows;
 use oxigpt_model::Evaluate;
+use oxigpt_text::Tokenizer;
 
 /// A mean loss, and over how much it was taken.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,6 +31,24 @@ impl Loss {
     pub fn bits_per_byte(&self, bytes_per_token: f64) -> f64 {
         self.nats_per_token / std::f64::consts::LN_2 / bytes_per_token
     }
+}
+
+/// Bytes of text that the targets of `windows` stand for. The token that ends a text stands for none.
+pub fn target_bytes(windows: &EvalWindows, tokenizer: &Tokenizer) -> u64 {
+    let words = (0..tokenizer.vocab_size() as u32).map(|token| tokenizer.decode_bytes(&[token]).len() as u64);
+    let mut lengths: Vec<u64> = words.collect();
+    if let Some(end) = tokenizer.end_of_text() {
+        lengths[end as usize] = 0;
+    }
+    let len = (windows.target_tokens() / windows.len()) as usize;
+    let (mut x, mut y) = (vec![0; len], vec![0; len]);
+    let mut bytes = 0;
+    for index in 0..windows.len() {
+        windows.fill(index, 1, &mut x, &mut y);
+        // A token that no word of the tokenizer has stands for no text.
+        bytes += y.iter().map(|&token| lengths.get(token as usize).copied().unwrap_or(0)).sum::<u64>();
+    }
+    bytes
 }
 
 /// Mean loss over all `windows`, in passes of `pass.batch_size`; the last may be smaller. `progress` hears,

@@ -8,7 +8,7 @@ use oxigpt_compute::reference::Reference;
 use oxigpt_compute::{Backend, Session};
 use oxigpt_data::{Dataset, EvalWindows, Split, eval_windows};
 use oxigpt_eval::{Loss, evaluate};
-use oxigpt_model::{TensorSource, eval_plan, load_pretrained};
+use oxigpt_model::{Pretrained, TensorSource, eval_plan, open_pretrained};
 
 /// Mean loss on the 12 windows of the corpus.
 const EXPECTED: f64 = 5.087_684_002_306_194;
@@ -24,7 +24,7 @@ fn windows(max_tokens: Option<u64>) -> EvalWindows {
 
 /// Evaluates in passes of `batch_size`; gives the loss, and what `progress` heard.
 fn run(backend: Box<dyn Backend>, batch_size: usize, windows: &EvalWindows) -> (Loss, Vec<u64>) {
-    let (config, weights) = load_pretrained(fixture("hf-gpt2")).expect("the model loads");
+    let Pretrained { config, weights, .. } = open_pretrained(fixture("hf-gpt2")).expect("the model loads");
     let (plan, table, pass) = eval_plan(&config, batch_size, 24).expect("the model can be evaluated");
     let mut session = Session::new(plan, backend).expect("the model fits");
     table.upload(&mut session, &weights).expect("the weights are its own");
@@ -67,7 +67,7 @@ fn the_loss_does_not_depend_on_the_batch_size() {
 
 #[test]
 fn an_evaluation_that_is_broken_off_has_no_loss() {
-    let (config, weights) = load_pretrained(fixture("hf-gpt2")).expect("the model loads");
+    let Pretrained { config, weights, .. } = open_pretrained(fixture("hf-gpt2")).expect("the model loads");
     let (plan, table, pass) = eval_plan(&config, 5, 24).expect("the model can be evaluated");
     let mut session = Session::new(plan, cpu()).expect("the model fits");
     table.upload(&mut session, &weights).expect("the weights are its own");

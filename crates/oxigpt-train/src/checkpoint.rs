@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use oxigpt_model::{
-    MappedTensors, ModelConfig, TensorSource, load_pretrained, map_tensors, save_pretrained, write_tensors,
+    MappedTensors, ModelConfig, TensorSource, map_tensors, open_pretrained, save_pretrained, write_tensors,
 };
 use oxigpt_text::Tokenizer;
 use serde::{Deserialize, Serialize};
@@ -124,6 +124,7 @@ impl State {
 /// An opened checkpoint; its tensors stay in their files until they are read.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
+    pub(crate) dir: PathBuf,
     pub(crate) state: State,
     pub(crate) weights: MappedTensors,
     pub(crate) moments: MappedTensors,
@@ -155,13 +156,26 @@ fn steps(root: &Path) -> Result<Vec<u64>, Error> {
 
 /// The step that `latest` names, or else the last one there is.
 fn latest_step(root: &Path, steps: &[u64]) -> Option<u64> {
-    let named = fs::read_to_string(root.join(LATEST)).ok().and_then(|text| step_of(text.trim()));
-    named.filter(|step| steps.contains(step)).or(steps.last().copied())
+    named(root, LATEST).filter(|step| steps.contains(step)).or(steps.last().copied())
+}
+
+/// The step of the checkpoint that a small file names.
+fn named(root: &Path, pointer: &str) -> Option<u64> {
+    fs::read_to_string(root.join(pointer)).ok().and_then(|text| step_of(text.trim()))
 }
 
 /// The name of the checkpoint that resuming would go on from.
 pub(crate) fn latest_name(root: &Path) -> Option<String> {
     latest_step(root, &steps(root).ok()?).map(name_of)
+}
+
+/// The checkpoint that speaks for the run in `root`: the best, or the latest where none was best. `None` where there is
+/// none, or no run.
+pub(crate) fn best_or_latest(root: &Path) -> Result<Option<PathBuf>, Error> {
+    let steps = steps(root)?;
+    let best = named(root, BEST).filter(|step| steps.contains(step));
+    let step = best.or_else(|| latest_step(root, &steps));
+    Ok(step.map(|step| checkpoints(root).join(name_of(step))))
 }
 
 /// Makes the last checkpoint from before `step` updates the latest, and gives its name. One of `step` updates, after
@@ -217,12 +231,12 @@ fn open(root: &Path, step: u64) -> Result<Checkpoint, Error> {
         let reason = format!("it is of step {}, and its checkpoint is {name}", state.step);
         return Err(Error::bad_checkpoint(&dir.join(STATE), &reason));
     }
-    let (_, weights) = load_pretrained(&dir)?;
+    let weights = open_pretrained(&dir)?.weights;
     let moments = map_tensors(dir.join(OPTIMIZER))?;
     for (tensors, file) in [(&weights, MODEL), (&moments, OPTIMIZER)] {
         check_finite(tensors, &dir.join(file))?;
     }
-    Ok(Checkpoint { state, weights, moments })
+    Ok(Checkpoint { dir, state, weights, moments })
 }
 
 fn check_finite(tensors: &MappedTensors, path: &Path) -> Result<(), Error> {

@@ -1,13 +1,17 @@
 //! The data of a run: opened, or prepared first where they are built in, and checked.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use oxigpt_compute::Session;
 use oxigpt_data::{
     DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, Dataset, Error as DataError, EvalWindows, Loader,
     PrepareOptions, Split, TokenizerKind, eval_windows, prepare_stories, prepare_text, resolve,
     spread_windows, stories,
 };
+use oxigpt_eval::{Loss, evaluate};
+use oxigpt_model::Evaluate;
 use oxigpt_text::Tokenizer;
 
 use crate::error::Error;
@@ -43,9 +47,13 @@ pub(crate) struct Corpus {
 }
 
 impl Corpus {
-    /// Opens the data that `settings` name and checks that a run can be made of them. Reads every token.
-    pub(crate) fn open(settings: &Settings) -> Result<Corpus, Error> {
-        let dataset = open_dataset(&settings.dataset)?;
+    /// Checks that the run of `settings` can be made of a data set. Reads every token. The tokenizer is the data's, or
+    /// else the one that is `known` from the model.
+    pub(crate) fn new(
+        settings: &Settings,
+        dataset: Dataset,
+        known: Option<Tokenizer>,
+    ) -> Result<Corpus, Error> {
         let dir = dataset.dir();
         for split in Split::BOTH {
             if dataset.split(split).is_empty() {
@@ -55,7 +63,7 @@ impl Corpus {
         let vocab_size = vocab_size(settings, &dataset)?;
         let tokenizer = match dataset.tokenizer()? {
             // Token files that came without a tokenizer and with so many words hold GPT-2's, as everywhere.
-            None => Some(Tokenizer::gpt2()).filter(|gpt2| gpt2.vocab_size() <= vocab_size),
+            None => known.or_else(|| Some(Tokenizer::gpt2()).filter(|gpt2| gpt2.vocab_size() <= vocab_size)),
             tokenizer => tokenizer,
         };
         if let Some(needed) = tokenizer.as_ref().map(Tokenizer::vocab_size).filter(|&n| n > vocab_size) {
@@ -86,6 +94,20 @@ impl Corpus {
                 self.vocab_size
             )
         })
+    }
+
+    /// Losses on the training windows and on the validation windows; nothing where `progress`, which hears after each
+    /// pass how many windows of the two together are done, breaks off.
+    pub(crate) fn losses(
+        &self,
+        session: &mut Session,
+        pass: &Evaluate,
+        progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Option<[Loss; 2]>, Error> {
+        let Some(train) = evaluate(session, pass, &self.train_windows, progress)? else { return Ok(None) };
+        let before = self.train_windows.len();
+        let val = evaluate(session, pass, &self.val_windows, &mut |done| progress(before + done))?;
+        Ok(val.map(|val| [train, val]))
     }
 
     pub(crate) fn tokens(&self, split: Split) -> u64 {

@@ -15,6 +15,11 @@ pub(crate) fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// The directory that a name stands in, or would stand in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Writes a file and syncs it.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::File::create(path)?;

@@ -36,11 +36,60 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
 
-    /// A way to start that this version does not know.
-    #[error("init_from = \"{value}\" is not available yet in this version")]
-    InitFrom {
-        /// What was asked for.
-        value: String,
+    /// A run is to begin with a model that nobody opened.
+    #[error("the run begins with the weights of {model}, which were not given")]
+    ModelNotGiven {
+        /// What `init_from` says.
+        model: String,
+    },
+    /// What is to be written has the name of something else.
+    #[error("{path} already exists", path = path.display())]
+    TargetExists {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// A run without weights.
+    #[error("the run in {dir} has no checkpoint yet", dir = dir.display())]
+    NoCheckpoint {
+        /// Run directory.
+        dir: PathBuf,
+    },
+    /// A tokenizer that is not the model's.
+    #[error("the model cannot have been trained with the tokenizer beside it: {model} has {words} words, and \
+        {tokenizer} more", model = model.display())]
+    LargeTokenizer {
+        /// The model.
+        model: PathBuf,
+        /// Kind and size of the tokenizer.
+        tokenizer: String,
+        /// Words of the model.
+        words: usize,
+    },
+    /// Data and model speak of different words.
+    #[error("the tokens of {dataset} are not those of the model: {model} was trained with {own}, and the data were \
+        made with {other}", dataset = dataset.display())]
+    OtherTokenizer {
+        /// The model.
+        model: String,
+        /// Kind, size and hash of its tokenizer.
+        own: String,
+        /// Data directory.
+        dataset: PathBuf,
+        /// Kind, size and hash of the data's tokenizer.
+        other: String,
+    },
+    /// The data have words that the model has not.
+    #[error("the tokens of {dataset} are not those of the model: {model} has {words} words, and the data {needed}",
+        dataset = dataset.display())]
+    OtherVocabulary {
+        /// The model.
+        model: String,
+        /// Its words.
+        words: usize,
+        /// Data directory.
+        dataset: PathBuf,
+        /// Words of the data.
+        needed: usize,
     },
     /// The directory has another run in it.
     #[error("{dir} already holds a run ({found})", dir = dir.display())]
@@ -82,6 +131,8 @@ pub enum Error {
     #[error("{dataset} is not the data that this run began with: its hash is {now}, and was {was}",
         dataset = dataset.display())]
     OtherData {
+        /// Run directory.
+        run: PathBuf,
         /// Data directory.
         dataset: PathBuf,
         /// Hash in the checkpoint.
@@ -216,13 +267,30 @@ impl Error {
             Error::Changed { key, was, .. } => {
                 return Some(format!("leave --{key} at {was}, or start another run with another --out_dir"));
             }
-            Error::InitFrom { .. } => "use scratch or resume",
+            Error::ModelNotGiven { .. } => "open the model first, and hand it over with the request",
+            Error::TargetExists { .. } => {
+                "choose another name, or move it away first: nothing is overwritten"
+            }
+            Error::NoCheckpoint { .. } => {
+                "let it reach its first evaluation, or stop it with Ctrl-C, which saves"
+            }
+            Error::LargeTokenizer { .. } => "put the files of the model's own tokenizer beside its weights",
+            Error::OtherTokenizer { .. } | Error::OtherVocabulary { .. } => {
+                "prepare the text with the model's tokenizer, or begin with a model that was trained with the data's"
+            }
             Error::OutIsFile { .. } => "choose another --out_dir",
             Error::NoRun { .. } => {
                 "leave out --init_from=resume to start one, or name the run directory with --out_dir=DIR"
             }
             Error::Busy { .. } => "wait for it to end, or stop it, or choose another --out_dir",
-            Error::OtherData { .. } => "put the data back as they were, or start another run",
+            Error::OtherData { run, .. } => {
+                let run = run.to_string_lossy();
+                return Some(format!(
+                    "resuming goes on with the same data; to go on with others, begin another run with the weights of \
+                     this one: --init_from={} --out_dir=NEW",
+                    shell_word(&run)
+                ));
+            }
             Error::Beyond { .. } => "raise --max_iters to train on",
             Error::BadCheckpoint { .. } => {
                 "the file is damaged; remove its checkpoint and resume from the one before, or start again"
@@ -268,6 +336,7 @@ fn io_hint(error: &io::Error) -> Option<String> {
             "check the permissions of the file and of its directory"
         }
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "check the path",
+        io::ErrorKind::AlreadyExists => "a file is in the way of a directory: choose another name",
         _ => return None,
     };
     Some(hint.into())

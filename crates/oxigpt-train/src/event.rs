@@ -11,6 +11,9 @@ use crate::divergence::Divergence;
 pub trait Observer {
     /// Hears what just happened.
     fn event(&mut self, event: &Event);
+
+    /// Hears how many of an evaluation's windows are done, where evaluating is all there is to do (`eval_only`).
+    fn evaluating(&mut self, _done: u64, _windows: u64) {}
 }
 
 impl<F: FnMut(&Event)> Observer for F {
@@ -53,6 +56,8 @@ pub struct Started {
     pub step: u64,
     /// Updates in the whole run.
     pub max_iters: u64,
+    /// What the run began with: `scratch`, or the name of a model.
+    pub init_from: String,
     /// Where everything is kept.
     pub run_dir: PathBuf,
     /// Version of this program.

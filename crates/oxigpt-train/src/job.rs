@@ -2,18 +2,20 @@
 
 use std::path::PathBuf;
 
-use oxigpt_compute::Plan;
-use oxigpt_model::{ModelConfig, TrainPlan};
+use oxigpt_compute::{Plan, Session};
+use oxigpt_data::tokenizer_beside;
+use oxigpt_model::{Initial, ModelConfig, TensorTable, TrainPlan};
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::corpus::Corpus;
+use crate::corpus::{Corpus, open_dataset};
 use crate::error::Error;
 use crate::estimate::Estimate;
 use crate::machine;
+use crate::model::Model;
 use crate::resume;
 use crate::run_dir::{self, RunDir};
 use crate::sampler::Sampler;
-use crate::settings::Settings;
+use crate::settings::{Settings, Start};
 
 /// A request that has been found to be possible.
 pub(crate) struct Job {
@@ -22,49 +24,100 @@ pub(crate) struct Job {
     pub(crate) dir: Option<RunDir>,
     pub(crate) corpus: Corpus,
     pub(crate) config: ModelConfig,
+    pub(crate) origin: Origin,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Where the weights come from.
+pub(crate) enum Origin {
+    Random,
+    Model(Box<Model>),
+    Checkpoint(Box<Checkpoint>),
+}
+
+/// A training step that fits into the machine.
+pub(crate) struct Planned {
     pub(crate) plan: Plan,
     pub(crate) handles: TrainPlan,
     pub(crate) estimate: Estimate,
     pub(crate) sampler: Option<Sampler>,
-    pub(crate) checkpoint: Option<Checkpoint>,
-    pub(crate) warnings: Vec<String>,
 }
 
 impl Job {
-    /// Checks everything that can be checked before anything is allocated or written.
-    pub(crate) fn check(mut settings: Settings) -> Result<Job, Error> {
+    /// Checks everything but the plan before anything is allocated or written. The `model` is what `init_from` names.
+    pub(crate) fn check(mut settings: Settings, model: Option<Model>) -> Result<Job, Error> {
         let root = PathBuf::from(&settings.out_dir);
         let mut warnings = Vec::new();
         let (mut dir, mut checkpoint) = (None, None);
-        match settings.init_from.as_str() {
-            "scratch" => run_dir::check_vacant(&root)?,
-            "resume" => {
-                settings.init_from = "scratch".into();
-                dir = Some(RunDir::resume(&root)?);
-                checkpoint::clean_up(&root)?;
-                checkpoint = checkpoint::open_latest(&root, &mut warnings)?;
-                if checkpoint.is_none() {
-                    warnings.push("there is no checkpoint yet: the run begins again".into());
-                }
+        if settings.start() == Start::Resume {
+            dir = Some(RunDir::resume(&root)?);
+            settings.init_from = run_dir::origin(&root)?;
+            checkpoint::clean_up(&root)?;
+            checkpoint = checkpoint::open_latest(&root, &mut warnings)?;
+            if checkpoint.is_none() {
+                warnings.push("there is no checkpoint yet: the run begins again".into());
             }
-            value => return Err(Error::InitFrom { value: value.into() }),
+        } else {
+            run_dir::check_vacant(&root, settings.eval_only)?;
         }
         if u32::try_from(settings.max_iters).is_err() {
             return Err(Error::TooManySteps { max_iters: settings.max_iters });
         }
-        let corpus = Corpus::open(&settings)?;
+        let dataset = open_dataset(&settings.dataset)?;
+        let (origin, known) = match (checkpoint, settings.start()) {
+            (Some(checkpoint), _) => {
+                resume::check(&checkpoint.state, &settings, &dataset)?;
+                let known = tokenizer_beside(&checkpoint.dir)?;
+                (Origin::Checkpoint(Box::new(checkpoint)), known)
+            }
+            (None, Start::Model(name)) => {
+                let model = model.ok_or_else(|| Error::ModelNotGiven { model: name.into() })?;
+                settings.check_against(&model.config, &model.name)?;
+                let known = model.tokenizer_for(&dataset)?;
+                (Origin::Model(Box::new(model)), known)
+            }
+            (None, _) => (Origin::Random, None),
+        };
+        let corpus = Corpus::new(&settings, dataset, known)?;
         let config = settings.model_config(corpus.vocab_size);
         warnings.extend(corpus.unused_vocabulary());
-        if let Some(checkpoint) = &checkpoint {
-            resume::check(&checkpoint.state, &settings, corpus.dataset.dir(), &corpus.hash)?;
+        Ok(Job { settings, dir, corpus, config, origin, warnings })
+    }
+
+    /// Plans a training step.
+    pub(crate) fn plan(&mut self) -> Result<Planned, Error> {
+        let Job { settings, corpus, config, warnings, .. } = self;
+        let sampler = Sampler::new(settings, corpus, warnings)?;
+        let (plan, handles) = TrainPlan::build(config, &settings.train_shape())?;
+        let estimate = Estimate::of_plan(settings, config, &plan, &handles);
+        check_memory(estimate.memory_bytes + estimate.checkpoint_buffer_bytes)?;
+        Ok(Planned { plan, handles, estimate, sampler })
+    }
+}
+
+impl Origin {
+    /// Gives a session its weights.
+    pub(crate) fn upload(
+        &self,
+        session: &mut Session,
+        parameters: &TensorTable,
+        config: &ModelConfig,
+        seed: u64,
+    ) -> Result<(), Error> {
+        match self {
+            Origin::Random => parameters.upload(session, &Initial { config, seed })?,
+            Origin::Model(model) => parameters.upload(session, &model.weights)?,
+            Origin::Checkpoint(checkpoint) => parameters.upload(session, &checkpoint.weights)?,
         }
-        let sampler = Sampler::new(&settings, &corpus, &mut warnings)?;
-        let (plan, handles) = TrainPlan::build(&config, &settings.train_shape())?;
-        let estimate = Estimate::of_plan(&settings, &config, &plan, &handles);
-        let needed = (estimate.memory_bytes + estimate.checkpoint_buffer_bytes) as u64;
-        if let Some(available) = machine::available_memory().filter(|&available| available < needed) {
-            return Err(Error::Memory { needed, available });
-        }
-        Ok(Job { settings, dir, corpus, config, plan, handles, estimate, sampler, checkpoint, warnings })
+        Ok(())
+    }
+}
+
+/// Refuses what takes more memory than there is.
+pub(crate) fn check_memory(bytes: usize) -> Result<(), Error> {
+    let needed = bytes as u64;
+    match machine::available_memory().filter(|&available| available < needed) {
+        Some(available) => Err(Error::Memory { needed, available }),
+        None => Ok(()),
     }
 }

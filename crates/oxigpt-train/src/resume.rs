@@ -1,7 +1,8 @@
 //! What a run that is resumed must share with what it was, and what it may change.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+
+use oxigpt_data::Dataset;
 
 use crate::checkpoint::State;
 use crate::error::Error;
@@ -24,6 +25,7 @@ const CHANGEABLE: &[&str] = &[
     "warmup_iters",
     "lr_decay_iters",
     "grad_clip",
+    "eval_only",
     "eval_interval",
     "eval_iters",
     "eval_tokens",
@@ -42,7 +44,7 @@ pub(crate) fn texts(settings: &Settings) -> BTreeMap<String, String> {
 }
 
 /// Whether a run with `settings` on data of `hash` is the one that `state` is of.
-pub(crate) fn check(state: &State, settings: &Settings, dataset: &Path, hash: &str) -> Result<(), Error> {
+pub(crate) fn check(state: &State, settings: &Settings, dataset: &Dataset) -> Result<(), Error> {
     // In the order in which people see them.
     for key in KEYS.iter().map(|key| key.name).filter(|key| !CHANGEABLE.contains(key)) {
         let (Some(was), Some(now)) = (state.settings.get(key), settings.text_of(key)) else { continue };
@@ -50,9 +52,10 @@ pub(crate) fn check(state: &State, settings: &Settings, dataset: &Path, hash: &s
             return Err(Error::Changed { key: key.into(), was: was.clone(), now });
         }
     }
-    if state.data_hash != hash {
-        let (was, now) = (state.data_hash.clone(), hash.to_owned());
-        return Err(Error::OtherData { dataset: dataset.into(), was, now });
+    let now = dataset.hash();
+    if state.data_hash != now {
+        let (run, was) = ((&settings.out_dir).into(), state.data_hash.clone());
+        return Err(Error::OtherData { run, dataset: dataset.dir().into(), was, now });
     }
     let max_iters = settings.max_iters as u64;
     if state.step > max_iters {

@@ -11,16 +11,18 @@ use std::time::Instant;
 
 use oxigpt_compute::Session;
 use oxigpt_data::Split;
-use oxigpt_model::{Initial, ModelConfig};
+use oxigpt_model::ModelConfig;
 
 use crate::checkpoint::{self, Best, Checkpoint, State};
 use crate::corpus::Corpus;
 use crate::error::Error;
 use crate::estimate::Estimate;
+use crate::eval_only;
 use crate::event::{Eval, Event, Observer, Saved, Started, Summary, Train};
-use crate::job::Job;
+use crate::job::{Job, Origin, Planned};
 use crate::machine;
 use crate::metrics::Metrics;
+use crate::model::Model;
 use crate::resume;
 use crate::run_dir::RunDir;
 use crate::sampler::Sampler;
@@ -29,10 +31,11 @@ use crate::settings::Settings;
 use crate::trainer::Trainer;
 
 /// What is to be trained.
-#[derive(Clone, Debug)]
 pub struct Request {
     /// The configuration; need not be resolved yet.
     pub settings: Settings,
+    /// The model that `init_from` names, where it names one.
+    pub model: Option<Model>,
     /// Set from outside to end the run after the step at hand, with a checkpoint.
     pub stop: Arc<AtomicBool>,
     /// Operations a second that utilisation is relative to; measured where absent.
@@ -46,9 +49,11 @@ pub enum Outcome {
     Finished(Summary),
     /// It was asked to stop, and can be resumed.
     Interrupted(Summary),
+    /// Under `eval_only`; nothing where it was asked to stop meanwhile.
+    Evaluated(Option<Eval>),
 }
 
-/// Trains, or goes on training where `init_from` is `resume`.
+/// Trains, or goes on training where `init_from` is `resume`; under `eval_only`, evaluates once.
 ///
 /// All that can be wrong with the request is found before anything is allocated or written, but for built-in data,
 /// which are prepared when they are used first.
@@ -57,10 +62,14 @@ pub enum Outcome {
 /// If the request cannot be carried out, a file cannot be written, or training diverges. Checkpoints that were
 /// saved before stay as they are.
 pub fn train(request: Request, observer: &mut dyn Observer) -> Result<Outcome, Error> {
-    let Request { settings, stop, peak_flops } = request;
-    let job = Job::check(settings.resolve()?)?;
+    let Request { settings, model, stop, peak_flops } = request;
+    let mut job = Job::check(settings.resolve()?, model)?;
+    if job.settings.eval_only {
+        return eval_only::run(job, &stop, observer).map(Outcome::Evaluated);
+    }
+    let planned = job.plan()?;
     let peak_flops = peak_flops.map_or_else(|| machine::measure_flops(job.settings.threads), Ok)?;
-    let mut run = Run::begin(job, peak_flops, stop, observer)?;
+    let mut run = Run::begin(job, planned, peak_flops, stop, observer)?;
     let result = run.go();
     if let Err(Error::Diverged(report)) = &result {
         // Where even that cannot be written, what went wrong first is what to tell.
@@ -90,21 +99,19 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn begin(
         job: Job,
+        planned: Planned,
         peak_flops: f64,
         stop: Arc<AtomicBool>,
         observer: &'a mut dyn Observer,
     ) -> Result<Run<'a>, Error> {
-        let Job { settings, dir, corpus, config, plan, handles, estimate, sampler, checkpoint, warnings } =
-            job;
+        let Job { settings, dir, corpus, config, origin, warnings } = job;
+        let Planned { plan, handles, estimate, sampler } = planned;
         let session = Session::new(plan, machine::backend(settings.threads)?)?;
         let mut trainer = Trainer::new(&settings, session, handles, corpus.loader.clone());
-        let state = match checkpoint {
-            Some(checkpoint) => restore(&mut trainer, checkpoint)?,
-            None => {
-                let initial = Initial { config: &config, seed: settings.seed };
-                trainer.plan.parameters.upload(&mut trainer.session, &initial)?;
-                State::new(settings.seed, &corpus.hash)
-            }
+        origin.upload(&mut trainer.session, &trainer.plan.parameters, &config, settings.seed)?;
+        let state = match origin {
+            Origin::Checkpoint(checkpoint) => restore(&mut trainer, *checkpoint)?,
+            Origin::Random | Origin::Model(_) => State::new(settings.seed, &corpus.hash),
         };
         let mut dir = match dir {
             Some(dir) => dir,
@@ -210,9 +217,9 @@ impl<'a> Run<'a> {
         let stop = &self.stop;
         let mut go_on =
             |_| if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let mut loss = |windows| oxigpt_eval::evaluate(session, &plan.evaluate, windows, &mut go_on);
-        let Some(train) = loss(&self.corpus.train_windows)? else { return Ok(None) };
-        let Some(val) = loss(&self.corpus.val_windows)? else { return Ok(None) };
+        let Some([train, val]) = self.corpus.losses(session, &plan.evaluate, &mut go_on)? else {
+            return Ok(None);
+        };
         let (step, val_loss) = (*step, val.nats_per_token);
         if !val_loss.is_finite() {
             let report = self.trainer.divergence("the validation loss")?;
@@ -302,6 +309,7 @@ impl<'a> Run<'a> {
         Event::Started(Box::new(Started {
             step: trainer.step,
             max_iters: settings.max_iters as u64,
+            init_from: settings.init_from.clone(),
             run_dir: self.dir.root().into(),
             version: env!("CARGO_PKG_VERSION"),
             backend: trainer.session.backend_name(),
@@ -330,10 +338,9 @@ fn saved(state: &State, save_ms: f64) -> Saved {
     Saved { step: state.step, name: checkpoint::name_of(state.step), best, save_ms }
 }
 
-/// Puts a trainer where a checkpoint was made.
+/// Puts a trainer that has a checkpoint's weights where the checkpoint was made.
 fn restore(trainer: &mut Trainer, checkpoint: Checkpoint) -> Result<State, Error> {
-    let Checkpoint { state, weights, moments, .. } = checkpoint;
-    trainer.plan.parameters.upload(&mut trainer.session, &weights)?;
+    let Checkpoint { state, moments, .. } = checkpoint;
     trainer.plan.moments.upload(&mut trainer.session, &moments)?;
     (trainer.step, trainer.cursor) = (state.step, state.cursor);
     Ok(state)

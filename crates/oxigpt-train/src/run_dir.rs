@@ -14,7 +14,7 @@ use crate::corpus::Corpus;
 use crate::durable;
 use crate::error::Error;
 use crate::machine;
-use crate::settings::Settings;
+use crate::settings::{Settings, Start};
 
 const CONFIG: &str = "config.toml";
 const FACTS: &str = "run.json";
@@ -30,11 +30,34 @@ pub(crate) struct RunDir {
     facts: fs::File,
 }
 
+/// Whether `root` is the directory of a run.
+pub(crate) fn is_run(root: &Path) -> bool {
+    checkpoints(root).is_dir()
+}
+
+/// What the run in `root` began with: the `init_from` of its configuration.
+pub(crate) fn origin(root: &Path) -> Result<String, Error> {
+    let mut settings = Settings::default();
+    settings.apply_file(&root.join(CONFIG))?;
+    // A configuration of somebody's own may say that; what is resumed was begun.
+    let is_begun = settings.start() != Start::Resume;
+    Ok(if is_begun { settings.init_from } else { Settings::default().init_from })
+}
+
+/// Whether nothing was done in `root` but to evaluate once.
+fn only_evaluates(root: &Path) -> bool {
+    let mut settings = Settings::default();
+    settings.apply_file(&root.join(CONFIG)).is_ok() && settings.eval_only
+}
+
 /// Refuses a directory that has anything of a run in it. A `run.json` without content is but the lock of one that never
-/// began.
-pub(crate) fn check_vacant(root: &Path) -> Result<(), Error> {
+/// began, and a directory for evaluations alone is that of the next one, too.
+pub(crate) fn check_vacant(root: &Path, eval_only: bool) -> Result<(), Error> {
     if root.exists() && !root.is_dir() {
         return Err(Error::OutIsFile { path: root.into() });
+    }
+    if eval_only && only_evaluates(root) {
+        return Ok(());
     }
     let is_of_a_run = |name: &&str| match fs::metadata(root.join(name)) {
         Ok(metadata) => *name != FACTS || metadata.len() > 0,
@@ -53,7 +76,9 @@ impl RunDir {
     pub(crate) fn create(root: &Path, settings: &Settings) -> Result<RunDir, Error> {
         fs::create_dir_all(root)?;
         let dir = RunDir::lock(root)?;
-        check_vacant(root)?;
+        check_vacant(root, settings.eval_only)?;
+        // What an evaluation before this one told of its data.
+        dir.facts.file().set_len(0)?;
         durable::replace(&root.join(CONFIG), settings.to_toml().as_bytes())?;
         fs::create_dir_all(root.join(CHECKPOINTS))?;
         Ok(dir)

@@ -8,6 +8,7 @@
 mod check;
 mod error;
 mod shape;
+mod start;
 mod value;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use strsim::damerau_levenshtein;
 use toml::Spanned;
 
 pub use error::{Origin, SettingsError};
+pub use start::Start;
 pub use value::Kind;
 use value::Value;
 
@@ -68,7 +70,7 @@ settings! {
     "Run" {
         /// run directory: configuration, metrics, checkpoints
         out_dir: String = "out".to_owned();
-        /// scratch, or resume to go on with a run
+        /// scratch; resume: go on with the run in out_dir; or a MODEL to begin a new run with
         init_from: String = "scratch".to_owned();
         /// seed of initialisation, batches, dropout and samples
         seed: u64 = 1337;
@@ -134,6 +136,8 @@ settings! {
         min_lr: f64 = 6e-5;
     }
     "Evaluation and checkpoints" {
+        /// evaluate once instead of training
+        eval_only: bool = false;
         /// steps between evaluations
         eval_interval: usize = 2000;
         /// batches in an evaluation, where eval_tokens is 0

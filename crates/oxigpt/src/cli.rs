@@ -1,11 +1,14 @@
 //! What can be typed: the commands and their options, as data, and nothing of what they mean.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+};
 use oxigpt_data::TokenizerKind;
 use oxigpt_train::settings::{self, KEYS, Kind, Settings};
 
@@ -17,7 +20,9 @@ Examples:
   oxigpt train                                 a small GPT learns to tell stories
   oxigpt prepare text --input *.txt --tokenizer gpt2 --out data/mine
   oxigpt plan gpt2-124m --batch_size=8         a recipe, but for this key
-  oxigpt sample --from gpt2/ --start \"Once\"    a Hugging Face directory speaks
+  oxigpt train --from gpt2 --dataset=data/mine a model that is there learns from your own text
+  oxigpt eval --from gpt2 --data data/mine     loss, perplexity, bits per byte
+  oxigpt sample --from gpt2 --start \"Once\"     a model of the Hugging Face hub, or any other, speaks
   oxigpt recipes demo > mine.toml              a recipe to start from
 ";
 
@@ -25,7 +30,42 @@ const DEFAULTS: &str = "\
 Defaults are those of a file that does not set the key; `oxigpt recipes NAME` prints what a recipe sets.
 ";
 
-const TRAINING: &str = "\
+/// What `MODEL` stands for; the words that every help text ends with that speaks of one.
+macro_rules! models {
+    () => {
+        "\
+A MODEL is one of, as its content shows:
+  a run directory (its best checkpoint, or else its latest), or a checkpoint of one
+  a Hugging Face GPT-2 directory
+  nanoGPT's ckpt.pt, build-nanogpt's model_NNNNN.pt, llm.c's model .bin
+  gpt2, gpt2-medium, gpt2-large, gpt2-xl, or OWNER/NAME on the Hugging Face hub
+"
+    };
+}
+
+const MODELS: &str = models!();
+
+const EVALUATING: &str = concat!(
+    models!(),
+    "
+Examples:
+  oxigpt eval --from out/demo --data stories            on every window of the validation tokens
+  oxigpt eval --from gpt2 --data data/mine --split train --json
+  oxigpt eval eval-gpt2                                 model and data of a recipe, but all its windows
+"
+);
+
+const CONVERTING: &str = concat!(
+    models!(),
+    "
+Examples:
+  oxigpt convert out/demo demo-hf --to hf               for transformers' GPT2LMHeadModel.from_pretrained
+  oxigpt convert gpt2 gpt2_124M_bf16.bin --to llmc --dtype bfloat16
+"
+);
+
+const TRAINING: &str = concat!(
+    "\
 Defaults are those of a file that does not set the key; `oxigpt recipes NAME` prints what a recipe sets.
 
 Examples:
@@ -33,7 +73,18 @@ Examples:
   oxigpt train shakespeare-char-cpu --max_iters=500     a recipe, but for this key
   oxigpt train ./mine.toml --dataset=data/mine          a file of your own
   oxigpt train --init_from=resume --out_dir=out/demo    go on with a run as if it had not stopped
-";
+  oxigpt train --from gpt2 --dataset=data/mine          a new run with the weights of a model
+
+Ways to start:
+  --init_from=scratch     random weights
+  --init_from=resume      the run in out_dir goes on: weights, moments, step, place in the same data
+  --init_from=MODEL       a new run, from step 0, with the weights of a model, on other data
+  --from=MODEL            short for it; --init_from=finetune --from=MODEL is the same
+The model brings its shape and its vocabulary; --dropout is free, --block_size can be lowered.
+
+",
+    models!()
+);
 
 /// Train, fine-tune, evaluate and sample GPT-2-class language models.
 #[derive(Debug, Parser)]
@@ -54,7 +105,14 @@ pub(crate) enum Commands {
     #[command(subcommand)]
     Prepare(PrepareSource),
     /// Generate text with a model
+    #[command(after_help = MODELS)]
     Sample(SampleArgs),
+    /// Measure a model on a data set: loss, perplexity, bits per byte
+    #[command(after_help = EVALUATING)]
+    Eval(EvalArgs),
+    /// Write a model in the format of another program
+    #[command(after_help = CONVERTING)]
+    Convert(ConvertArgs),
     /// Say what a run will take: memory, work and time
     #[command(after_help = DEFAULTS)]
     Plan(PlanArgs),
@@ -115,9 +173,9 @@ fn fraction(text: &str) -> Result<f64, String> {
 
 #[derive(Debug, Args)]
 pub(crate) struct SampleArgs {
-    /// A run directory (its best checkpoint, or else its latest), a checkpoint, or a Hugging Face GPT-2 directory
+    /// The model that speaks
     #[arg(long, value_name = "MODEL")]
-    pub(crate) from: PathBuf,
+    pub(crate) from: String,
     /// The text to continue; FILE:path takes it from a file
     #[arg(long, default_value = "\n", hide_default_value = true, value_name = "TEXT | FILE:path")]
     #[arg(allow_hyphen_values = true)]
@@ -167,6 +225,65 @@ pub(crate) struct PlanArgs {
     pub(crate) config: ConfigArgs,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    /// The model to measure
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) from: Option<String>,
+    /// Data directory, or its name under data/
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<String>,
+    /// Which part of the data
+    #[arg(long, default_value = "val", value_name = "val|train")]
+    #[arg(value_parser = PossibleValuesParser::new(["val", "train"]), hide_possible_values = true)]
+    pub(crate) split: String,
+    /// The first N windows only
+    #[arg(long, alias = "limit_windows", value_name = "N")]
+    pub(crate) limit_windows: Option<NonZeroU64>,
+    /// Print the numbers as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Recipes or files of settings that say what the options do not: model, data and batch
+    #[arg(value_name = "RECIPE | FILE.toml")]
+    pub(crate) recipes: Vec<String>,
+    #[command(flatten)]
+    pub(crate) flags: EvalFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// The model to write
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: String,
+    /// What to make: a directory, or for llmc a file (in a directory, model.bin)
+    #[arg(value_name = "DIR")]
+    pub(crate) target: PathBuf,
+    /// A Hugging Face directory with its tokenizer, or llm.c's model file
+    #[arg(long, value_enum, value_name = "hf|llmc", hide_possible_values = true)]
+    pub(crate) to: Target,
+    /// Number format of the weights; bfloat16 for llmc alone
+    #[arg(long, value_enum, default_value = "float32", value_name = "float32|bfloat16")]
+    #[arg(hide_possible_values = true)]
+    pub(crate) dtype: Dtype,
+    /// Print what was written, as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A format that models are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Target {
+    Hf,
+    Llmc,
+}
+
+/// A number format of weights in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dtype {
+    Float32,
+    Bfloat16,
+}
+
 fn temperature(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if (0.0..f64::INFINITY).contains(&value) => Ok(value),
@@ -189,9 +306,12 @@ pub(crate) struct CompletionsArgs {
 /// A configuration as typed: recipes first to last, then single keys first to last.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// Built-in recipes or files of settings; later ones override earlier ones [default: demo]
+    /// Built-in recipes or files of settings; later ones override earlier ones [default: demo, or finetune with a MODEL]
     #[arg(value_name = "RECIPE | FILE.toml")]
     pub(crate) recipes: Vec<String>,
+    /// The model to begin a new run with: short for --init_from=MODEL
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) from: Option<String>,
     #[command(flatten)]
     pub(crate) flags: Flags,
 }
@@ -200,10 +320,49 @@ pub(crate) struct ConfigArgs {
 #[derive(Debug, Default)]
 pub(crate) struct Flags(pub(crate) Vec<(String, String)>);
 
+/// The same keys for an evaluation, which most of them do not concern: those are accepted and not listed.
+#[derive(Debug, Default)]
+pub(crate) struct EvalFlags(pub(crate) Flags);
+
+/// The keys that an evaluation looks at, beside model and data.
+const EVAL_KEYS: [&str; 5] = ["batch_size", "block_size", "device", "dtype", "threads"];
+
+/// The flags of all keys.
+fn key_args() -> impl Iterator<Item = Arg> {
+    let defaults = Settings::default();
+    KEYS.iter().map(move |key| key_arg(key, &defaults.text_of(key.name).unwrap_or_default()))
+}
+
+impl Args for EvalFlags {
+    fn augment_args(command: Command) -> Command {
+        let is_listed = |arg: &Arg| EVAL_KEYS.contains(&arg.get_id().as_str());
+        command.args(key_args().map(|arg| {
+            let hide = !is_listed(&arg);
+            // A context has no default of its own here: it is the model's.
+            let is_context = arg.get_id() == "block_size";
+            let arg = arg.hide(hide);
+            if is_context { arg.help("tokens in a window [default: the model's]") } else { arg }
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for EvalFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Flags::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
 impl Args for Flags {
     fn augment_args(command: Command) -> Command {
-        let defaults = Settings::default();
-        command.args(KEYS.iter().map(|key| key_arg(key, &defaults.text_of(key.name).unwrap_or_default())))
+        command.args(key_args())
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -1,33 +1,116 @@
-//! From a configuration as typed to settings that can run: recipes, files and flags, laid over one another.
+//! From a configuration as typed to settings that can run: recipes, files and flags, laid over one another, and all of
+//! them over the shape of the model that the run begins with, where it begins with one.
 
 use std::path::Path;
 
 use anyhow::Result;
-use oxigpt_train::settings::{KEYS, Settings, nearest};
+use oxigpt_model::ModelConfig;
+use oxigpt_train::Model;
+use oxigpt_train::settings::{KEYS, Settings, Start, nearest};
 
-use crate::cli::{ConfigArgs, Flags};
+use crate::cli::{ConfigArgs, EvalArgs, EvalFlags, Flags};
 use crate::hint::CliError;
+use crate::model;
 use crate::recipes::{self, RECIPES};
 use crate::report;
 
 /// What is trained where nothing is named.
 const DEFAULT_RECIPE: &str = "demo";
+/// The same where a model to begin with is named.
+const DEFAULT_FINETUNING: &str = "finetune";
 
-/// The settings that the arguments ask for, checked and complete; doubts are told on standard error.
+/// A configuration that can run.
+pub(crate) struct Configured {
+    /// Checked and complete.
+    pub(crate) settings: Settings,
+    /// The model that the run begins with, if it begins with one.
+    pub(crate) model: Option<Model>,
+}
+
+/// What the arguments ask for; doubts are told on standard error.
+pub(crate) fn run(args: &ConfigArgs) -> Result<Configured> {
+    let open = |name: &str| {
+        let model = model::open(name)?;
+        Ok((model.config.clone(), model))
+    };
+    let (settings, model) = configured(args, &open)?;
+    Ok(Configured { settings, model })
+}
+
+/// The settings alone, for which the weights of a published model need not be there.
 pub(crate) fn settings(args: &ConfigArgs) -> Result<Settings> {
-    let asked = layered(&args.recipes, &args.flags)?;
-    let settings = if asked.init_from == "resume" { resumed(&asked.out_dir, args)? } else { asked };
+    Ok(configured(args, &|name| Ok((model::shape(name)?, ())))?.0)
+}
+
+/// What an evaluation needs: the model, and the settings whose data, batch and context it takes.
+pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
+    let EvalArgs { from, data, recipes, flags: EvalFlags(flags), .. } = args;
+    let nowhere = Settings { dataset: String::new(), ..Settings::default() };
+    let asked = layered(nowhere, "", &recipes, &flags)?;
+    let init_from = start(&asked.init_from, from.as_deref(), &flags)?;
+    let asked = Settings { init_from, dataset: data.unwrap_or(asked.dataset), ..asked };
+    let Start::Model(name) = asked.start() else {
+        return Err(CliError::usage(
+            "nothing says which model to evaluate",
+            "add --from=MODEL, for example --from=out/demo or --from=gpt2",
+        )
+        .into());
+    };
+    if asked.dataset.is_empty() {
+        return Err(CliError::usage(
+            "nothing says what to evaluate on",
+            "add --data=DIR: a data directory, or its name under data/; `oxigpt prepare` makes one",
+        )
+        .into());
+    }
+    let model = model::open(name)?;
+    let args = ConfigArgs { recipes, from: None, flags };
+    let settings = begun_with(name, &model.config, "", &args)?;
+    let settings = Settings { dataset: asked.dataset.clone(), ..settings };
+    settings.validate()?;
+    Ok((settings, model))
+}
+
+/// Settings, and what `open` gave for the model that the run begins with, beside its shape.
+fn configured<M>(
+    args: &ConfigArgs,
+    open: &dyn Fn(&str) -> Result<(ModelConfig, M)>,
+) -> Result<(Settings, Option<M>)> {
+    let ConfigArgs { from, recipes, flags } = args;
+    let mut asked = layered(Settings::default(), DEFAULT_RECIPE, recipes, flags)?;
+    asked.init_from = start(&asked.init_from, from.as_deref(), flags)?;
+    let (settings, model) = match asked.start() {
+        Start::Scratch => (asked, None),
+        Start::Resume => resumed(&asked.out_dir, args, open)?,
+        Start::Model(name) => {
+            let (shape, model) = open(name)?;
+            (begun_with(name, &shape, DEFAULT_FINETUNING, args)?, Some(model))
+        }
+    };
     let settings = settings.resolve()?;
     for warning in settings.warnings() {
         report::warning(&warning);
     }
+    Ok((settings, model))
+}
+
+/// The settings of a run that begins with a model: what nothing else says is the model's, and what is said otherwise
+/// must not contradict it.
+fn begun_with(name: &str, shape: &ModelConfig, default: &str, args: &ConfigArgs) -> Result<Settings> {
+    let mut base = Settings::default();
+    base.adopt(shape);
+    let mut settings = layered(base, default, &args.recipes, &args.flags)?;
+    settings.init_from = name.to_owned();
+    if settings.vocab_size == 0 {
+        settings.vocab_size = shape.vocab_size;
+    }
+    settings.check_against(shape, name)?;
     Ok(settings)
 }
 
-fn layered(recipes: &[String], flags: &Flags) -> Result<Settings> {
-    let mut settings = Settings::default();
-    if recipes.is_empty() {
-        apply_recipe(&mut settings, DEFAULT_RECIPE)?;
+fn layered(mut settings: Settings, default: &str, recipes: &[String], flags: &Flags) -> Result<Settings> {
+    if recipes.is_empty() && !default.is_empty() {
+        apply_recipe(&mut settings, default)?;
     }
     for recipe in recipes {
         apply_recipe(&mut settings, recipe)?;
@@ -36,9 +119,34 @@ fn layered(recipes: &[String], flags: &Flags) -> Result<Settings> {
     Ok(settings)
 }
 
+/// What `init_from` shall be, where `--from` has a say. `finetune` is a word for what any model name means, and asks for
+/// that name.
+fn start(init_from: &str, from: Option<&str>, Flags(flags): &Flags) -> Result<String> {
+    let is_typed = flags.iter().any(|(key, _)| key == "init_from");
+    match (init_from, from) {
+        ("finetune", None) => Err(CliError::usage(
+            "init_from = finetune does not say which model to begin with",
+            "add --from=MODEL, for example --from=out/demo; to go on with a run itself, --init_from=resume",
+        )
+        .into()),
+        (typed, Some(model)) if is_typed && typed != "finetune" && typed != model => Err(CliError::usage(
+            format!("--init_from={typed} and --from={model} contradict each other"),
+            "--from=MODEL begins a new run with the weights of a model, --init_from=resume goes on with the run in \
+             out_dir; give one of them",
+        )
+        .into()),
+        (_, Some(model)) => Ok(model.to_owned()),
+        (init_from, None) => Ok(init_from.to_owned()),
+    }
+}
+
 /// A run goes on as it was begun: its own configuration is the base, and only single keys are laid over it. What a
 /// recipe would have set otherwise is told.
-fn resumed(out_dir: &str, ConfigArgs { recipes, flags }: &ConfigArgs) -> Result<Settings> {
+fn resumed<M>(
+    out_dir: &str,
+    ConfigArgs { recipes, flags, .. }: &ConfigArgs,
+    open: &dyn Fn(&str) -> Result<(ModelConfig, M)>,
+) -> Result<(Settings, Option<M>)> {
     let saved = Path::new(out_dir).join("config.toml");
     if !saved.exists() {
         return Err(CliError::usage(
@@ -49,12 +157,19 @@ fn resumed(out_dir: &str, ConfigArgs { recipes, flags }: &ConfigArgs) -> Result<
     }
     let mut settings = Settings::default();
     settings.apply_file(&saved)?;
+    // To evaluate once was asked for once.
+    settings.eval_only = false;
+    let model = match settings.start() {
+        // Nothing has been saved yet, so the run begins again with what it began with.
+        Start::Model(name) if !Path::new(out_dir).join("latest").exists() => Some(open(name)?.1),
+        _ => None,
+    };
     for recipe in recipes {
         warn_of_ignored(recipe, &settings)?;
     }
     apply_flags(&mut settings, flags)?;
     // Both as asked for, whatever the directory was called when the run began.
-    Ok(Settings { out_dir: out_dir.to_owned(), init_from: "resume".to_owned(), ..settings })
+    Ok((Settings { out_dir: out_dir.to_owned(), init_from: "resume".to_owned(), ..settings }, model))
 }
 
 /// Tells which keys of a recipe are not those of the run, which goes on without them.
@@ -65,7 +180,7 @@ fn warn_of_ignored(recipe: &str, run: &Settings) -> Result<()> {
     let follows = |key: &str| match key {
         "total_batch_size" => changed.total_batch_size == 0,
         "eval_tokens" => changed.eval_tokens == 0,
-        _ => ["out_dir", "init_from"].contains(&key),
+        _ => ["out_dir", "init_from", "eval_only"].contains(&key),
     };
     let text = |settings: &Settings, key: &str| settings.text_of(key).unwrap_or_default();
     let ignored: Vec<_> = KEYS

@@ -3,7 +3,9 @@
 mod cli;
 mod commands;
 mod configure;
+mod fetch;
 mod hint;
+mod model;
 mod recipes;
 mod report;
 mod watch;

@@ -8,6 +8,12 @@ pub(crate) const RECIPES: &[(&str, &str)] = &[
     ("shakespeare-char", include_str!("../../../configs/shakespeare-char.toml")),
     ("train-11", include_str!("../../../configs/train-11.toml")),
     ("gpt2-124m", include_str!("../../../configs/gpt2-124m.toml")),
+    ("finetune", include_str!("../../../configs/finetune.toml")),
+    ("finetune-shakespeare", include_str!("../../../configs/finetune-shakespeare.toml")),
+    ("eval-gpt2", include_str!("../../../configs/eval-gpt2.toml")),
+    ("eval-gpt2-medium", include_str!("../../../configs/eval-gpt2-medium.toml")),
+    ("eval-gpt2-large", include_str!("../../../configs/eval-gpt2-large.toml")),
+    ("eval-gpt2-xl", include_str!("../../../configs/eval-gpt2-xl.toml")),
 ];
 
 /// The text of a recipe.

@@ -1,7 +1,9 @@
 //! How things are shown. Results go to standard output, and everything else to standard error.
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use clap::builder::styling::{AnsiColor, Style};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
@@ -110,22 +112,22 @@ pub(crate) fn duration(seconds: f64) -> String {
 /// Progress through bytes, stage by stage: a bar on a terminal, a line per stage elsewhere.
 pub(crate) struct ByteBar {
     bar: ProgressBar,
-    stage: &'static str,
+    stage: String,
 }
 
 impl ByteBar {
     pub(crate) fn new() -> Self {
         let template = "{msg:9} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self { bar: ProgressBar::new(0).with_style(style), stage: "" }
+        Self { bar: ProgressBar::new(0).with_style(style), stage: String::new() }
     }
 
     /// Moves to `done` of `total` bytes of a stage.
-    pub(crate) fn show(&mut self, stage: &'static str, done: u64, total: u64) {
+    pub(crate) fn show(&mut self, stage: &str, done: u64, total: u64) {
         if stage != self.stage {
-            self.stage = stage;
+            self.stage = stage.to_owned();
             self.bar.reset();
-            self.bar.set_message(stage);
+            self.bar.set_message(self.stage.clone());
             if self.bar.is_hidden() {
                 eprint(&format_args!("{stage} {}", HumanBytes(total)));
             }
@@ -134,8 +136,49 @@ impl ByteBar {
         self.bar.set_position(done);
     }
 
+    /// Tells something beside the bar.
+    pub(crate) fn note(&self, text: &str) {
+        self.bar.suspend(|| note(text));
+    }
+
     /// Takes the bar away.
     pub(crate) fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Progress through the windows of an evaluation: a bar on a terminal, a line now and then elsewhere.
+pub(crate) struct WindowBar {
+    bar: ProgressBar,
+    began: Instant,
+    told: Cell<Instant>,
+}
+
+impl WindowBar {
+    /// Where there is no terminal, as long from one line to the next.
+    const PAUSE: Duration = Duration::from_secs(20);
+
+    pub(crate) fn new(windows: u64) -> Self {
+        let template = "evaluating {wide_bar} {pos}/{len} windows {eta}";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let now = Instant::now();
+        Self { bar: ProgressBar::new(windows).with_style(style), began: now, told: Cell::new(now) }
+    }
+
+    /// Moves to `done` windows.
+    pub(crate) fn show(&self, done: u64) {
+        self.bar.set_position(done);
+        if !self.bar.is_hidden() || self.told.get().elapsed() < Self::PAUSE || done == 0 {
+            return;
+        }
+        self.told.set(Instant::now());
+        let windows = self.bar.length().unwrap_or(done);
+        let left = self.began.elapsed().as_secs_f64() * windows.saturating_sub(done) as f64 / done as f64;
+        eprint(&format_args!("evaluated {done} of {windows} windows, {} left", duration(left)));
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

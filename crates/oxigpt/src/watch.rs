@@ -6,11 +6,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use oxigpt_train::words::{count, shell_word};
 use oxigpt_train::{Eval, Event, Observer, Sample, Started, Summary, Train};
 
-use crate::report::{self, bytes, duration, metric, thousands};
+use crate::report::{self, WindowBar, bytes, duration, metric, thousands};
 
 /// Watches a run.
 pub(crate) struct Watch {
     bar: ProgressBar,
+    /// Of an evaluation that is all there is to do.
+    windows: Option<WindowBar>,
     log_interval: u64,
     max_iters: u64,
     pace: Pace,
@@ -37,6 +39,7 @@ impl Watch {
     pub(crate) fn new(log_interval: usize) -> Watch {
         Watch {
             bar: ProgressBar::hidden(),
+            windows: None,
             log_interval: log_interval as u64,
             max_iters: 0,
             pace: Pace::default(),
@@ -46,6 +49,9 @@ impl Watch {
     /// Takes the bar away.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
+        if let Some(windows) = &self.windows {
+            windows.finish();
+        }
     }
 
     fn line(&self, text: &str) {
@@ -89,7 +95,12 @@ impl Observer for Watch {
         match event {
             Event::Started(started) => self.started(started),
             Event::Train(train) => self.stepped(train),
-            Event::Eval(eval) => self.line(&eval_line(eval)),
+            Event::Eval(eval) => {
+                if let Some(windows) = self.windows.take() {
+                    windows.finish();
+                }
+                self.line(&eval_line(eval));
+            }
             Event::Sample(sample) => self.line(&sample_text(sample)),
             Event::Checkpoint(saved) => {
                 let best = if saved.best { ", the best so far" } else { "" };
@@ -102,6 +113,10 @@ impl Observer for Watch {
                 report::note(&ending(summary));
             }
         }
+    }
+
+    fn evaluating(&mut self, done: u64, windows: u64) {
+        self.windows.get_or_insert_with(|| WindowBar::new(windows)).show(done);
     }
 }
 
@@ -162,13 +177,17 @@ fn table(started: &Started) -> String {
     for (role, size) in started.memory.iter().filter(|(_, size)| **size > 0) {
         row("", format!("{role:12} {:>10}", bytes(*size as f64)));
     }
-    row(
-        "first loss",
-        format!(
-            "about {:.4}, which is ln {}: a model that has learned nothing",
-            started.initial_loss, started.vocab_size
-        ),
-    );
+    if started.init_from == "scratch" {
+        row(
+            "first loss",
+            format!(
+                "about {:.4}, which is ln {}: a model that has learned nothing",
+                started.initial_loss, started.vocab_size
+            ),
+        );
+    } else {
+        row("begun with", format!("the weights of {}", started.init_from));
+    }
     if started.step > 0 {
         row("resumed", format!("at step {} of {}", started.step, started.max_iters));
     }

@@ -6,5 +6,6 @@
 mod batches;
 mod common;
 mod datasets;
+mod meta;
 mod prepare;
 mod shards;

@@ -1,5 +1,6 @@
 //! What follows from the settings, and which combinations of them no run can have.
 
+use super::error::impossible;
 use super::{Settings, SettingsError};
 
 impl Settings {
@@ -162,10 +163,6 @@ impl Settings {
         }
         Ok(())
     }
-}
-
-fn impossible(message: String, hint: &str) -> SettingsError {
-    SettingsError::Impossible { message, hint: hint.to_owned() }
 }
 
 /// The multiple of `unit` nearest to `size`, and at least one `unit`.

@@ -137,6 +137,11 @@ impl SettingsError {
     }
 }
 
+/// The error for values that no run can have.
+pub(super) fn impossible(message: String, hint: &str) -> SettingsError {
+    SettingsError::Impossible { message, hint: hint.to_owned() }
+}
+
 fn advice_on_unknown(key: &str) -> String {
     if let Some((_, advice)) = FOREIGN_KEYS.iter().find(|(foreign, _)| *foreign == key) {
         return (*advice).to_owned();

@@ -67,7 +67,7 @@ fn impossible_requests_are_refused_before_anything_is_written() {
     let cases = [
         (
             Settings { init_from: "gpt2".into(), ..settings() },
-            "init_from = \"gpt2\" is not available yet in this version | use scratch or resume",
+            "the run begins with the weights of gpt2, which were not given | open the model first",
         ),
         (Settings { n_head: 3, ..settings() }, "n_embd = 16 cannot be cut into n_head = 3 equal heads | "),
         (

@@ -410,7 +410,12 @@ fn what_would_change_the_past_is_refused() {
     place.prepare("other", &"one two five four three\n".repeat(99));
     let told = refused(Settings { dataset: place.text("other"), ..settings.clone() });
     assert!(told.contains("other is not the data that this run began with: its hash is "), "{told}");
-    assert!(told.ends_with("| put the data back as they were, or start another run"), "{told}");
+    let hint = format!(
+        "| resuming goes on with the same data; to go on with others, begin another run with the weights of this one: \
+         --init_from={} --out_dir=NEW",
+        place.text("run")
+    );
+    assert!(told.ends_with(&hint), "{told}");
 
     // Data that have moved are still the same.
     fs::rename(place.path("data"), place.path("moved")).unwrap();
@@ -425,7 +430,7 @@ fn a_run_is_trained_by_one_process_at_a_time() {
     run_until(settings.clone(), |event| {
         if matches!(event, Event::Checkpoint(_)) {
             let stop = Default::default();
-            let request = Request { settings: resumed(&settings), stop, peak_flops: Some(1.0) };
+            let request = Request { settings: resumed(&settings), model: None, stop, peak_flops: Some(1.0) };
             second = Some(train(request, &mut |_: &Event| ()));
         }
         false

@@ -1,7 +1,7 @@
 //! Runs that go well: what they learn, tell and leave behind.
 
 use fs_err as fs;
-use oxigpt_model::load_pretrained;
+use oxigpt_model::open_pretrained;
 use oxigpt_text::Tokenizer;
 use oxigpt_train::settings::Settings;
 use oxigpt_train::{Event, Outcome, learning_rate};
@@ -67,7 +67,7 @@ fn a_checkpoint_is_a_model_that_others_can_read() {
         "tokenizer_config.json",
     ];
     assert_eq!(names(&dir), expected);
-    let (config, _) = load_pretrained(&dir).unwrap();
+    let config = open_pretrained(&dir).unwrap().config;
     assert_eq!((config.n_layer, config.vocab_size, config.block_size), (2, 13, 8));
     let tokenizer = Tokenizer::from_files(|name| fs::read(dir.join(name)).ok()).unwrap().unwrap();
     assert_eq!(tokenizer.vocab_size(), 13);

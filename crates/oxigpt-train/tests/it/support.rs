@@ -8,7 +8,7 @@ use fs_err as fs;
 use oxigpt_compute::philox;
 use oxigpt_data::{PrepareOptions, TokenizerKind, prepare_text};
 use oxigpt_train::settings::Settings;
-use oxigpt_train::{Error, Event, Outcome, Request, Summary, train};
+use oxigpt_train::{Error, Event, Model, Outcome, Request, Summary, train};
 use tempfile::TempDir;
 
 /// A place for a data set and its runs.
@@ -93,6 +93,15 @@ pub(crate) fn run(settings: Settings) -> Result<(Outcome, Vec<Event>), Error> {
 /// Trains until an event says that it is time to stop.
 pub(crate) fn run_until(
     settings: Settings,
+    enough: impl FnMut(&Event) -> bool,
+) -> Result<(Outcome, Vec<Event>), Error> {
+    run_with(settings, None, enough)
+}
+
+/// The same for a run that begins with a model.
+pub(crate) fn run_with(
+    settings: Settings,
+    model: Option<Model>,
     mut enough: impl FnMut(&Event) -> bool,
 ) -> Result<(Outcome, Vec<Event>), Error> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -103,7 +112,8 @@ pub(crate) fn run_until(
         }
         events.push(event.clone());
     };
-    let outcome = train(Request { settings, stop: stop.clone(), peak_flops: Some(1e11) }, &mut observer)?;
+    let outcome =
+        train(Request { settings, model, stop: stop.clone(), peak_flops: Some(1e11) }, &mut observer)?;
     Ok((outcome, events))
 }
 
@@ -119,6 +129,7 @@ pub(crate) fn resumed(settings: &Settings) -> Settings {
 pub(crate) fn summary(outcome: &Outcome) -> &Summary {
     match outcome {
         Outcome::Finished(summary) | Outcome::Interrupted(summary) => summary,
+        Outcome::Evaluated(_) => panic!("nothing was trained"),
     }
 }
 

@@ -1,5 +1,7 @@
 //! One file per command: each turns what was typed into calls of the libraries.
 
+mod convert;
+mod eval;
 mod plan;
 mod prepare;
 mod recipes;
@@ -20,6 +22,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Commands::Train(args) => return train::run(&args),
         Commands::Prepare(source) => prepare::run(&source)?,
         Commands::Sample(args) => sample::run(&args)?,
+        Commands::Eval(args) => eval::run(args)?,
+        Commands::Convert(args) => convert::run(&args)?,
         Commands::Plan(args) => plan::run(&args)?,
         Commands::Recipes(args) => recipes::run(&args)?,
         Commands::Completions(args) => completions(&args)?,

@@ -1,27 +1,26 @@
 //! `oxigpt sample`: a model continues a text, and we watch.
 
-use std::cell::RefCell;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use fs_err as fs;
 use oxigpt_compute::Session;
-use oxigpt_model::{Decoder, SampleOptions, decode_plan, generate, load_pretrained};
+use oxigpt_model::{Decoder, SampleOptions, decode_plan, generate};
 use oxigpt_text::{StreamDecoder, Tokenizer};
 use serde_json::json;
 
 use crate::cli::SampleArgs;
 use crate::hint::CliError;
+use crate::model;
 use oxigpt_train::machine;
 
 /// Between one sample and the next.
 const RULE: &str = "---------------";
 
 /// A model that is ready to speak.
-struct Model {
+struct Speaker {
     session: Session,
     decoder: Decoder,
     tokenizer: Tokenizer,
@@ -30,7 +29,7 @@ struct Model {
 /// Prints the samples as they come, or all of them as one JSON object.
 pub(crate) fn run(args: &SampleArgs) -> Result<()> {
     let start = start_text(&args.start)?;
-    let mut model = Model::open(&model_dir(&args.from)?, args.threads)?;
+    let mut model = Speaker::open(&args.from, args.threads)?;
     let prompt = model.tokenizer.encode_with_specials(&start)?;
     let mut out = io::stdout().lock();
     let mut samples = Vec::new();
@@ -61,7 +60,7 @@ fn sample_json(tokenizer: &Tokenizer, start: &str, ids: &[u32]) -> serde_json::V
 }
 
 /// The options of the sample of an index: each has a seed of its own.
-fn options(args: &SampleArgs, index: usize, model: &Model) -> SampleOptions {
+fn options(args: &SampleArgs, index: usize, model: &Speaker) -> SampleOptions {
     SampleOptions {
         temperature: args.temperature,
         top_k: (args.top_k > 0).then_some(args.top_k),
@@ -79,49 +78,22 @@ fn start_text(start: &str) -> Result<String> {
     }
 }
 
-/// The directory that holds the weights: the model itself, or the best or else the latest checkpoint of a run.
-fn model_dir(from: &Path) -> Result<PathBuf> {
-    if from.join("config.json").exists() {
-        return Ok(from.to_owned());
-    }
-    for pointer in ["best", "latest"] {
-        let pointer = from.join(pointer);
-        if pointer.is_file() {
-            return Ok(from.join("checkpoints").join(fs::read_to_string(pointer)?.trim()));
-        }
-    }
-    let message = format!("there is no model in {}", from.display());
-    Err(CliError::failure(
-        message,
-        "name a run directory that has a checkpoint, or a Hugging Face GPT-2 directory",
-    )
-    .into())
-}
-
-impl Model {
-    fn open(dir: &Path, threads: usize) -> Result<Model> {
-        let (config, weights) = load_pretrained(dir)?;
-        let tokenizer = tokenizer_of(dir)?
-            // GPT-2's own directories need not bring what every program has.
-            .unwrap_or_else(Tokenizer::gpt2);
-        if tokenizer.vocab_size() > config.vocab_size {
-            let message = format!(
-                "{}: the tokenizer {} has {} tokens, and the model only {}",
-                dir.display(),
-                tokenizer.name(),
-                tokenizer.vocab_size(),
-                config.vocab_size
-            );
-            return Err(CliError::failure(
-                message,
-                "put the files of the model's own tokenizer beside its weights",
+impl Speaker {
+    fn open(name: &str, threads: usize) -> Result<Speaker> {
+        let model = model::open(name)?;
+        let tokenizer = model.tokenizer.ok_or_else(|| {
+            CliError::failure(
+                format!(
+                    "{name} has no tokenizer: nothing says which words its {} tokens are",
+                    model.config.vocab_size
+                ),
+                "put the files of its tokenizer beside its weights: tokenizer.json, or nanoGPT's meta.pkl",
             )
-            .into());
-        }
-        let (plan, table, decoder) = decode_plan(&config)?;
+        })?;
+        let (plan, table, decoder) = decode_plan(&model.config)?;
         let mut session = Session::new(plan, machine::backend(threads)?)?;
-        table.upload(&mut session, &weights)?;
-        Ok(Model { session, decoder, tokenizer })
+        table.upload(&mut session, &model.weights)?;
+        Ok(Speaker { session, decoder, tokenizer })
     }
 
     /// Generates one sample, and writes its text piece by piece.
@@ -131,7 +103,7 @@ impl Model {
         options: &SampleOptions,
         out: &mut dyn Write,
     ) -> Result<Vec<u32>> {
-        let Model { session, decoder, tokenizer } = self;
+        let Speaker { session, decoder, tokenizer } = self;
         let mut text = StreamDecoder::new();
         let mut written = Ok(());
         let mut show = |token| {
@@ -142,23 +114,6 @@ impl Model {
         written?;
         write_now(out, &text.finish())?;
         Ok(tokens)
-    }
-}
-
-/// The tokenizer of a directory, if it has one. A file that cannot be read is not one that is not there.
-fn tokenizer_of(dir: &Path) -> Result<Option<Tokenizer>> {
-    let unreadable = RefCell::new(None);
-    let read = |name: &str| match fs::read(dir.join(name)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            unreadable.replace(Some(error));
-            None
-        }
-        bytes => bytes.ok(),
-    };
-    let tokenizer = Tokenizer::from_files(read);
-    match unreadable.into_inner() {
-        Some(error) => Err(error.into()),
-        None => tokenizer.with_context(|| format!("{}: the tokenizer", dir.display())),
     }
 }
 

@@ -26,6 +26,8 @@ fn overview() {
       train        Train a model, or go on training one
       prepare      Turn text into the token shards that training reads
       sample       Generate text with a model
+      eval         Measure a model on a data set: loss, perplexity, bits per byte
+      convert      Write a model in the format of another program
       plan         Say what a run will take: memory, work and time
       recipes      List the built-in recipes, or print one
       completions  Print the completion script for a shell
@@ -38,7 +40,9 @@ fn overview() {
       oxigpt train                                 a small GPT learns to tell stories
       oxigpt prepare text --input *.txt --tokenizer gpt2 --out data/mine
       oxigpt plan gpt2-124m --batch_size=8         a recipe, but for this key
-      oxigpt sample --from gpt2/ --start "Once"    a Hugging Face directory speaks
+      oxigpt train --from gpt2 --dataset=data/mine a model that is there learns from your own text
+      oxigpt eval --from gpt2 --data data/mine     loss, perplexity, bits per byte
+      oxigpt sample --from gpt2 --start "Once"     a model of the Hugging Face hub, or any other, speaks
       oxigpt recipes demo > mine.toml              a recipe to start from
     --- stderr
     "#);
@@ -54,8 +58,7 @@ fn sample() {
     Usage: oxigpt sample [OPTIONS] --from <MODEL>
 
     Options:
-          --from <MODEL>              A run directory (its best checkpoint, or else its latest), a
-                                      checkpoint, or a Hugging Face GPT-2 directory
+          --from <MODEL>              The model that speaks
           --start <TEXT | FILE:path>  The text to continue; FILE:path takes it from a file
           --num-samples <N>           How many samples [default: 1]
           --max-new-tokens <N>        Tokens to generate in each, at most [default: 500]
@@ -68,6 +71,12 @@ fn sample() {
           --threads <N>               Worker threads; 0 = one per core [default: 0]
           --json                      Print all samples at the end, as one JSON object
       -h, --help                      Print help
+
+    A MODEL is one of, as its content shows:
+      a run directory (its best checkpoint, or else its latest), or a checkpoint of one
+      a Hugging Face GPT-2 directory
+      nanoGPT's ckpt.pt, build-nanogpt's model_NNNNN.pt, llm.c's model .bin
+      gpt2, gpt2-medium, gpt2-large, gpt2-xl, or OWNER/NAME on the Hugging Face hub
     --- stderr
     ");
 }
@@ -83,15 +92,17 @@ fn every_key_of_a_configuration() {
 
     Arguments:
       [RECIPE | FILE.toml]...  Built-in recipes or files of settings; later ones override earlier ones
-                               [default: demo]
+                               [default: demo, or finetune with a MODEL]
 
     Options:
-          --json  Print the numbers as one JSON object
-      -h, --help  Print help
+          --json          Print the numbers as one JSON object
+          --from <MODEL>  The model to begin a new run with: short for --init_from=MODEL
+      -h, --help          Print help
 
     Run:
           --out_dir <TEXT>    run directory: configuration, metrics, checkpoints [default: "out"]
-          --init_from <TEXT>  scratch, or resume to go on with a run [default: "scratch"]
+          --init_from <TEXT>  scratch; resume: go on with the run in out_dir; or a MODEL to begin a new
+                              run with [default: "scratch"]
           --seed <N>          seed of initialisation, batches, dropout and samples [default: 1337]
           --device <TEXT>     where the run computes [default: "cpu"]
           --dtype <TEXT>      number format of weights and activations [default: "float32"]
@@ -137,6 +148,8 @@ fn every_key_of_a_configuration() {
           --min_lr <X>          lowest learning rate [default: 6e-5]
 
     Evaluation and checkpoints:
+          --eval_only [<BOOL>]
+              evaluate once instead of training [default: false]
           --eval_interval <N>
               steps between evaluations [default: 2000]
           --eval_iters <N>
@@ -182,11 +195,12 @@ fn train() {
 
     Arguments:
       [RECIPE | FILE.toml]...  Built-in recipes or files of settings; later ones override earlier ones
-                               [default: demo]
+                               [default: demo, or finetune with a MODEL]
 
     Options:
-          --json  Print how the run ended, as one JSON object
-      -h, --help  Print help
+          --json          Print how the run ended, as one JSON object
+          --from <MODEL>  The model to begin a new run with: short for --init_from=MODEL
+      -h, --help          Print help
     [KEYS]
 
     Defaults are those of a file that does not set the key; `oxigpt recipes NAME` prints what a recipe
@@ -197,6 +211,20 @@ fn train() {
       oxigpt train shakespeare-char-cpu --max_iters=500     a recipe, but for this key
       oxigpt train ./mine.toml --dataset=data/mine          a file of your own
       oxigpt train --init_from=resume --out_dir=out/demo    go on with a run as if it had not stopped
+      oxigpt train --from gpt2 --dataset=data/mine          a new run with the weights of a model
+
+    Ways to start:
+      --init_from=scratch     random weights
+      --init_from=resume      the run in out_dir goes on: weights, moments, step, place in the same data
+      --init_from=MODEL       a new run, from step 0, with the weights of a model, on other data
+      --from=MODEL            short for it; --init_from=finetune --from=MODEL is the same
+    The model brings its shape and its vocabulary; --dropout is free, --block_size can be lowered.
+
+    A MODEL is one of, as its content shows:
+      a run directory (its best checkpoint, or else its latest), or a checkpoint of one
+      a Hugging Face GPT-2 directory
+      nanoGPT's ckpt.pt, build-nanogpt's model_NNNNN.pt, llm.c's model .bin
+      gpt2, gpt2-medium, gpt2-large, gpt2-xl, or OWNER/NAME on the Hugging Face hub
     --- stderr
     ");
 }

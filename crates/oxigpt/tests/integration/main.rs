@@ -4,11 +4,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod config;
+mod convert;
+mod eval;
 mod help;
 mod plan;
 mod prepare;
 mod recipes;
 mod resume;
 mod sample;
+mod start;
 mod support;
 mod train;

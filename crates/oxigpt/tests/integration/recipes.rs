@@ -16,6 +16,12 @@ fn list() {
     shakespeare-char      nanoGPT's Tiny Shakespeare run, its settings for a GPU: 10.6 million parameters.
     train-11              One layer, one head, as wide as GPT-2: the smallest GPT in which attention can be studied.
     gpt2-124m             GPT-2 124M on ten billion tokens of FineWeb-Edu, as build-nanogpt trains it.
+    finetune              A model that is there goes on learning, from a text of your own.
+    finetune-shakespeare  nanoGPT's fine-tuning of GPT-2 1558M on Tiny Shakespeare.
+    eval-gpt2             How well OpenAI's GPT-2 124M predicts OpenWebText, as nanoGPT measures it.
+    eval-gpt2-medium      How well OpenAI's GPT-2 350M predicts OpenWebText, as nanoGPT measures it.
+    eval-gpt2-large       How well OpenAI's GPT-2 774M predicts OpenWebText, as nanoGPT measures it.
+    eval-gpt2-xl          How well OpenAI's GPT-2 1558M predicts OpenWebText, as nanoGPT measures it.
     --- stderr
     ");
 }
@@ -33,7 +39,7 @@ fn unknown() {
     exit 2
     --- stdout
     --- stderr
-    error: unknown recipe `shakespear-char`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m
+    error: unknown recipe `shakespear-char`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
     hint: did you mean `shakespeare-char`?
     ");
 }

@@ -140,8 +140,8 @@ fn what_cannot_be_sampled() {
     exit 1
     --- stdout
     --- stderr
-    error: there is no model in empty
-    hint: name a run directory that has a checkpoint, or a Hugging Face GPT-2 directory
+    error: empty holds no model: it has neither config.json nor ckpt.pt
+    hint: a model is a directory with config.json and model.safetensors, nanoGPT's ckpt.pt, or llm.c's .bin
     ");
     assert_snapshot!(refused(&["--from=model", "--start=Zoe"]), @"
     exit 1

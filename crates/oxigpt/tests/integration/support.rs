@@ -60,6 +60,8 @@ impl Place {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::cargo_bin("oxigpt").unwrap();
         command.current_dir(self.path()).args(args).env_remove("COLUMNS").env_remove("RUST_BACKTRACE");
+        // No test may find what this machine has fetched, nor fetch anything.
+        command.env("HF_HOME", self.path().join("hub")).env("HF_HUB_OFFLINE", "1");
         command
     }
 
@@ -114,6 +116,11 @@ impl Place {
     }
 }
 
+/// A file of the fixtures of a crate.
+pub(crate) fn fixture(krate: &str, name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(krate).join("tests/fixtures").join(name)
+}
+
 /// Where the program is.
 pub(crate) fn program() -> PathBuf {
     assert_cmd::cargo::cargo_bin!("oxigpt").to_path_buf()
@@ -129,4 +136,31 @@ pub(crate) fn refused(args: &[&str]) -> String {
     let text = run(args);
     let (head, stderr) = text.split_once("--- stdout\n--- stderr\n").unwrap_or_else(|| panic!("{text}"));
     format!("{head}{stderr}")
+}
+
+/// A place with each kind of model: `hf` and `llmc.bin`, which have no tokenizer, `nano/ckpt.pt` with its characters in
+/// `data/shakespeare_char`, and a few tokens for the first two in `data/stream`.
+pub(crate) fn place_with_models() -> Place {
+    let place = Place::new();
+    for name in ["config.json", "generation_config.json", "model.safetensors"] {
+        place.write(
+            &format!("hf/{name}"),
+            fs_err::read(fixture("oxigpt-model", &format!("hf-gpt2/{name}"))).unwrap(),
+        );
+    }
+    let copies = [
+        ("oxigpt-model", "llmc_model.bin", "llmc.bin"),
+        ("oxigpt-model", "ckpt.pt", "nano/ckpt.pt"),
+        ("oxigpt-data", "meta.pkl", "data/shakespeare_char/meta.pkl"),
+        ("oxigpt-eval", "stream/train.bin", "data/stream/train.bin"),
+        ("oxigpt-eval", "stream/val.bin", "data/stream/val.bin"),
+    ];
+    for (krate, from, to) in copies {
+        place.write(to, fs_err::read(fixture(krate, from)).unwrap());
+    }
+    let chars = fs_err::read(fixture("oxigpt-model", "nanogpt_val.bin")).unwrap();
+    let tokens: Vec<u8> = chars.iter().flat_map(|&c| u16::from(c).to_le_bytes()).collect();
+    place.write("data/shakespeare_char/val.bin", &tokens);
+    place.write("data/shakespeare_char/train.bin", &tokens);
+    place
 }

@@ -276,11 +276,11 @@ fn what_cannot_be_trained() {
     error: there is no dataset at data/dog
     hint: give the path of a data directory, or its name under data/; `oxigpt prepare` makes one
     ");
-    assert_snapshot!(refused(&["--init_from=gpt2"]), @r#"
+    assert_snapshot!(refused(&["--init_from=gpt2"]), @"
     exit 1
-    error: init_from = "gpt2" is not available yet in this version
-    hint: use scratch or resume
-    "#);
+    error: gpt2 is not on this machine: model `gpt2` is not in the cache [PLACE]/hub/hub, and HF_HUB_OFFLINE forbids to download it
+    hint: unset HF_HUB_OFFLINE to download it, or point HF_HOME at the cache that has it
+    ");
     assert_snapshot!(refused(&["--out_dir=cat.txt"]), @"
     exit 1
     error: cat.txt is a file; a run needs a directory
