@@ -74,12 +74,8 @@ fn read(path: &str) -> Result<(), Box<dyn Error>> {
     let seconds = start.elapsed().as_secs_f64();
     let parameter_bytes = model.config.parameter_count().total as f64 * 4.0;
     println!("{}: {seconds:.3} s for {:.0} MB of float32", model.format, parameter_bytes / 1e6);
-    match peak_bytes() {
-        Some(peak) => {
-            println!("peak memory {:.0} MB, {:.3} of the weights", peak / 1e6, peak / parameter_bytes)
-        }
-        None => println!("peak memory is not known on this system"),
-    }
+    let peak = peak_bytes().ok_or("this system does not say how much memory was used")?;
+    println!("peak memory {:.0} MB, {:.3} of the weights", peak / 1e6, peak / parameter_bytes);
     Ok(())
 }
 

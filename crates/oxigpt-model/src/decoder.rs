@@ -72,6 +72,11 @@ impl Decoder {
         }
     }
 
+    /// Positions: the most tokens that can be fed.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
     /// Phase that feeds a chunk of a prompt.
     pub fn prefill_phase(&self) -> PhaseId {
         self.prefill.phase

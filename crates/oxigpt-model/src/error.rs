@@ -249,7 +249,7 @@ impl Error {
                 "the weights are damaged or training has diverged: use an earlier checkpoint"
             }
             Error::MissingTensor { .. } | Error::SurplusTensor { .. } | Error::TensorShape { .. } => {
-                "the weights and the configuration (config.json) belong to different models"
+                "the weights and the configuration beside them belong to different models"
             }
             Error::DuplicateTensor { .. } => "keep one of them, and save the model again",
             Error::UntiedHead { .. } => "only models with \"tie_word_embeddings\": true are supported",
@@ -272,7 +272,7 @@ impl Error {
                 "write a Hugging Face directory instead, which says how it is computed"
             }
             Error::ConfigJson { .. } | Error::Unsupported { .. } => {
-                "the directory must hold a GPT-2 as Hugging Face's transformers saves it"
+                "only GPT-2s are read, as Hugging Face's transformers, nanoGPT or llm.c save them"
             }
             Error::Io(error) => match error.kind() {
                 ErrorKind::NotFound => {

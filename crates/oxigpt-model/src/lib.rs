@@ -13,6 +13,7 @@ mod gpt;
 mod init;
 mod plans;
 mod sampling;
+mod scorer;
 mod tensors;
 mod weights;
 
@@ -20,13 +21,14 @@ pub use config::{ModelConfig, ParameterCount};
 pub use decoder::{Decoder, SampleOptions, generate};
 pub use error::Error;
 pub use formats::{
-    Format, MappedTensors, Precision, Pretrained, load_pretrained, map_tensors, open_pretrained, save_llmc,
-    save_pretrained, write_tensors,
+    Format, MappedTensors, Precision, Pretrained, map_tensors, open_pretrained, save_llmc, save_pretrained,
+    write_tensors,
 };
 pub use gpt::{Site, dropout_at, forward};
 pub use init::Initial;
 pub use oxigpt_compute::{AdamWConfig, AttentionKind, Gelu};
-pub use plans::{Evaluate, TrainPhases, TrainPlan, TrainShape, decode_plan, eval_plan};
+pub use plans::{Evaluate, TrainPhases, TrainPlan, TrainShape, decode_plan, eval_plan, score_plan};
 pub use sampling::sample;
+pub use scorer::Scorer;
 pub use tensors::{NamedTensor, NamedTensors, SessionTensors, TensorSource, TensorTable, TensorTableEntry};
 pub use weights::{BlockWeights, Weights, parameter_shapes};

@@ -1,5 +1,5 @@
-//! The plans a model runs by: training (with evaluation and decoding on the same weights), evaluation alone,
-//! decoding alone.
+//! The plans a model runs by: training (with evaluation, scoring and decoding on the same weights), evaluation
+//! alone, scoring alone, decoding alone.
 //!
 //! Each function gives the plan, for a session, and handles into it. The phases of one plan share its
 //! weights, so that evaluating and sampling during training need no copy.
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use oxigpt_compute::{AdamWConfig, Builder, Data, Op, PhaseId, Plan, Session, TensorId};
 
-use crate::{Decoder, Error, ModelConfig, Site, TensorTable, Weights, dropout_at, forward};
+use crate::{Decoder, Error, ModelConfig, Scorer, Site, TensorTable, Weights, dropout_at, forward};
 
 /// What a training plan is built for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,6 +60,8 @@ pub struct TrainPlan {
     pub evaluate: Evaluate,
     /// Generation with the same weights.
     pub decoder: Option<Decoder>,
+    /// Scoring of continuations with the same weights.
+    pub scorer: Option<Scorer>,
 }
 
 /// The phases of a training step.
@@ -95,8 +97,21 @@ pub struct Evaluate {
 impl TrainPlan {
     /// Builds the plan of a training step.
     pub fn build(config: &ModelConfig, shape: &TrainShape) -> Result<(Plan, TrainPlan), Error> {
+        Self::build_scoring(config, shape, None)
+    }
+
+    /// Builds the plan of a training step that can also score so many sequences side by side, of at most so many
+    /// positions.
+    pub fn build_scoring(
+        config: &ModelConfig,
+        shape: &TrainShape,
+        scored: Option<[usize; 2]>,
+    ) -> Result<(Plan, TrainPlan), Error> {
         config.validate_batch("batch_size", shape.batch_size, shape.block_size)?;
         config.validate_batch("eval_batch_size", shape.eval_batch_size, shape.block_size)?;
+        if let Some([rows, positions]) = scored {
+            config.validate_batch("batch_size", rows, positions)?;
+        }
         if shape.targets_per_step == 0 {
             return Err(Error::Zero { key: "total_batch_size" });
         }
@@ -117,6 +132,7 @@ impl TrainPlan {
 
         let evaluate = Evaluate::declare(b, config, &weights, shape.eval_batch_size, shape.block_size);
         let decoder = shape.decode.then(|| Decoder::declare(b, config, &weights));
+        let scorer = scored.map(|[rows, positions]| Scorer::declare(b, config, &weights, rows, positions));
         let plan = std::mem::take(b).finish();
         let (gradients, moments) = optimizer_tables(&plan, update, &weights.table);
         let phases = TrainPhases { first, more, norm: norm_phase, update };
@@ -135,6 +151,7 @@ impl TrainPlan {
             phases,
             evaluate,
             decoder,
+            scorer,
         };
         Ok((plan, handles))
     }
@@ -181,6 +198,20 @@ pub fn eval_plan(
     let weights = Weights::declare(&mut b, config);
     let evaluate = Evaluate::declare(&mut b, config, &weights, batch_size, block_size);
     Ok((b.finish(), weights.table, evaluate))
+}
+
+/// Builds a plan that scores `batch_size` sequences side by side, of at most `positions` tokens that are fed, and
+/// nothing else.
+pub fn score_plan(
+    config: &ModelConfig,
+    batch_size: usize,
+    positions: usize,
+) -> Result<(Plan, TensorTable, Scorer), Error> {
+    config.validate_batch("batch_size", batch_size, positions)?;
+    let mut b = Builder::new();
+    let weights = Weights::declare(&mut b, config);
+    let scorer = Scorer::declare(&mut b, config, &weights, batch_size, positions);
+    Ok((b.finish(), weights.table, scorer))
 }
 
 /// Builds a plan that generates, and nothing else.

@@ -86,11 +86,6 @@ pub fn open_pretrained(path: impl AsRef<Path>) -> Result<Pretrained, Error> {
     Err(Error::NoModel { dir: path.into() })
 }
 
-/// The configuration and weights of a model's directory.
-pub fn load_pretrained(dir: impl AsRef<Path>) -> Result<(ModelConfig, MappedTensors), Error> {
-    open_pretrained(dir).map(|model| (model.config, model.weights))
-}
-
 fn open_file(path: &Path) -> Result<Pretrained, Error> {
     let file = MappedFile::open(path)?;
     if llmc::is_llmc(file.bytes()) {

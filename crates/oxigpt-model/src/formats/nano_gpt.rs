@@ -46,12 +46,12 @@ fn read(archive: &Archive) -> Result<Checkpoint, Error> {
     };
     let config = root.get("config");
     let model_args = root.get("model_args");
-    let gpt_config = config.and_then(|config| config.as_object()).filter(|config| config.name == GPT_CONFIG);
+    let gpt_config = config.and_then(Value::as_object).filter(|config| config.name == GPT_CONFIG);
     let described = if let Some(args) = model_args {
-        let dataset = config.and_then(|config| config.get("dataset")).and_then(|name| name.as_str());
+        let dataset = config.and_then(|config| config.get("dataset")).and_then(Value::as_str);
         (nano_gpt_config(archive, args)?, Format::NanoGpt, dataset.map(str::to_owned))
     } else if let Some(args) = gpt_config.and_then(|config| config.state) {
-        (build_nano_gpt_config(archive, args)?, Format::BuildNanoGpt, None)
+        (sizes(archive, args)?, Format::BuildNanoGpt, None)
     } else {
         return Err(archive.malformed("it has `model`, but neither nanoGPT's `model_args` nor a `GPTConfig`"));
     };
@@ -59,26 +59,19 @@ fn read(archive: &Archive) -> Result<Checkpoint, Error> {
 }
 
 fn nano_gpt_config(archive: &Archive, args: Value) -> Result<ModelConfig, Error> {
-    let attn_type = args.get("attn_type").and_then(|kind| kind.as_str()).unwrap_or("SM");
-    if attn_type != "SM" {
-        return Err(
-            archive.malformed(format!("its attn_type is `{attn_type}`, but only `SM` (softmax) is read"))
-        );
+    if let Some(found) = args.get("attn_type").and_then(Value::as_str).filter(|kind| *kind != "SM") {
+        return Err(archive.unsupported("attn_type", found, "SM"));
     }
-    let bias = args.get("bias").and_then(|bias| bias.as_bool());
+    let bias = args.get("bias").and_then(Value::as_bool);
     Ok(ModelConfig {
         bias: bias.ok_or_else(|| archive.malformed("`bias` in its model_args is missing or no bool"))?,
-        dropout: args.get("dropout").and_then(|dropout| dropout.as_float()).unwrap_or(0.0),
+        dropout: args.get("dropout").and_then(Value::as_float).unwrap_or(0.0),
         gelu: Gelu::Erf,
         ..sizes(archive, args)?
     })
 }
 
-fn build_nano_gpt_config(archive: &Archive, args: Value) -> Result<ModelConfig, Error> {
-    sizes(archive, args)
-}
-
-/// The sizes, by the names that both programs have for them.
+/// build-nanogpt's model with the sizes in `args`, which both programs call by the same names.
 fn sizes(archive: &Archive, args: Value) -> Result<ModelConfig, Error> {
     let size = |key: &str| {
         let size = args.get(key).and_then(|size| usize::try_from(size.as_int()?).ok());

@@ -154,6 +154,13 @@ impl<'a> Archive<'a> {
         Ok((element, bytes.clone()))
     }
 
+    /// An error that says that a choice of its model is not among ours.
+    pub(crate) fn unsupported(&self, key: &'static str, found: &str, supported: &str) -> Error {
+        let path = self.file.path.clone();
+        Error::Unsupported { path, key, found: found.into(), supported: supported.into() }
+    }
+
+    /// An error that says that this is no checkpoint.
     pub(crate) fn malformed(&self, reason: impl Into<String>) -> Error {
         self.file.malformed(WHAT, reason)
     }

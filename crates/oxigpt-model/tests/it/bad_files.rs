@@ -128,7 +128,7 @@ fn bad_whole(edit: impl FnOnce(&mut Vec<(Py, Py)>), message: &str, hint: &str) {
     refused(checkpoint(|_| (), edit).path(), message, hint);
 }
 
-fn set(dict: &mut [(Py, Py)], key: &str, new: Py) {
+fn set(dict: &mut [(Py, Py)], key: &str, new: &Py) {
     for (found, value) in dict {
         if matches!(found, Py::Str(found) if found == key) {
             *value = new.clone();
@@ -136,12 +136,12 @@ fn set(dict: &mut [(Py, Py)], key: &str, new: Py) {
     }
 }
 
-fn set_arg(whole: &mut [(Py, Py)], key: &str, new: Py) {
+fn set_arg(whole: &mut [(Py, Py)], key: &str, new: &Py) {
     for (found, value) in whole {
         if let (Py::Str(found), Py::Dict(args)) = (found, value)
             && found == "model_args"
         {
-            set(args, key, new.clone());
+            set(args, key, new);
         }
     }
 }
@@ -171,19 +171,19 @@ fn checkpoints_that_do_not_say_what_they_are_are_refused() {
         damaged,
     );
     bad_whole(remove("model"), "`model_args` is no tensor, but a dict", damaged);
-    bad_whole(|w| set_arg(w, "n_layer", text("2")), "`n_layer` of its model is missing or no size", damaged);
-    bad_whole(|w| set_arg(w, "vocab_size", Py::Int(-1)), "`vocab_size` of its model is missing", damaged);
-    bad_whole(|w| set_arg(w, "bias", Py::Int(1)), "`bias` in its model_args is missing or no bool", damaged);
-    bad_whole(|w| set_arg(w, "dropout", Py::Float(1.5)), "dropout is 1.5", "0 switches it off");
-    bad_whole(|w| set_arg(w, "n_head", Py::Int(0)), "n_head is 0", "--n_head");
-    bad_whole(|w| set_arg(w, "n_layer", Py::Int(i64::MAX)), "n_layer would be", "smaller");
-    bad_whole(|w| set(w, "model", Py::Int(3)), "a int stands where a dict of tensors should", damaged);
+    bad_whole(|w| set_arg(w, "n_layer", &text("2")), "`n_layer` of its model is missing or no size", damaged);
+    bad_whole(|w| set_arg(w, "vocab_size", &Py::Int(-1)), "`vocab_size` of its model is missing", damaged);
+    bad_whole(|w| set_arg(w, "bias", &Py::Int(1)), "`bias` in its model_args is missing or no bool", damaged);
+    bad_whole(|w| set_arg(w, "dropout", &Py::Float(1.5)), "dropout is 1.5", "0 switches it off");
+    bad_whole(|w| set_arg(w, "n_head", &Py::Int(0)), "n_head is 0", "--n_head");
+    bad_whole(|w| set_arg(w, "n_layer", &Py::Int(i64::MAX)), "n_layer would be", "smaller");
+    bad_whole(|w| set(w, "model", &Py::Int(3)), "a int stands where a dict of tensors should", damaged);
     let gaussian = |whole: &mut Vec<(Py, Py)>| {
         let mut args = vec![(text("attn_type"), text("GK"))];
         args.push((text("n_layer"), Py::Int(2)));
-        set(whole, "model_args", Py::Dict(args));
+        set(whole, "model_args", &Py::Dict(args));
     };
-    bad_whole(gaussian, "its attn_type is `GK`, but only `SM` (softmax) is read", damaged);
+    bad_whole(gaussian, "`attn_type` is GK, but only SM is supported", "only GPT-2s are read");
 }
 
 fn edit_tensor(model: &mut [(String, Py)], name: &str, edit: impl FnOnce(&mut crate::torch_writer::Tensor)) {

@@ -433,3 +433,19 @@ fn a_cropped_model_is_saved_without_its_surplus() {
     save_pretrained(&again, &cropped, &open_pretrained(&source).unwrap().weights).unwrap();
     assert_eq!(open(&again).1, expected);
 }
+
+/// What has been let go is there again when it is asked for.
+#[test]
+fn released_tensors_can_be_read_again() {
+    let (dir, _, weights) = saved();
+    let model = open_pretrained(dir.path()).unwrap();
+    for (name, tensor) in &weights {
+        let before = model.weights.read(name).unwrap();
+        model.weights.release(name);
+        assert_eq!(
+            (&before[..], &model.weights.read(name).unwrap()[..]),
+            (&tensor.data[..], &tensor.data[..])
+        );
+    }
+    model.weights.release("no such tensor");
+}

@@ -132,11 +132,14 @@ pub(crate) fn save(path: &Path, value: &Py, storages: &[(String, Vec<u8>)]) {
     fs_err::write(path, zip(&entries, CompressionMethod::STORE)).unwrap();
 }
 
+/// Tensors by name, in their order.
+pub(crate) type Entries = Vec<(String, Py)>;
+
+/// Bytes by the names of their entries in the archive.
+pub(crate) type Storages = Vec<(String, Vec<u8>)>;
+
 /// A state dict, each tensor with a storage of its own, and these storages.
-pub(crate) fn state_dict(
-    weights: &NamedTensors,
-    prefix: &str,
-) -> (Vec<(String, Py)>, Vec<(String, Vec<u8>)>) {
+pub(crate) fn state_dict(weights: &NamedTensors, prefix: &str) -> (Entries, Storages) {
     let (mut entries, mut storages) = (Vec::new(), Vec::new());
     for (i, (name, NamedTensor { shape, data })) in weights.iter().enumerate() {
         let tensor = Tensor {

@@ -1,0 +1,196 @@
+//! Scoring with a cache of keys and values: how unlikely given words are behind given contexts.
+//!
+//! Several sequences lie side by side. What they share with the sequences scored after them is read once, without a
+//! classifier; then every continuation is scored from there, over what the one before it left in the cache.
+//!
+//! Tokens are fed in pieces of a few fixed lengths. A piece that would reach behind the last position begins earlier;
+//! what lies behind the end of a sequence is token 0, whose keys are overwritten before anything attends to them.
+
+use std::iter::once;
+use std::ops::Range;
+
+use oxigpt_compute::{Builder, Data, PhaseId, Session, TensorId};
+
+use crate::{Error, ModelConfig, Weights, forward};
+
+/// Lengths of a piece: near enough to each other that little of a piece is padding.
+const LENGTHS: [usize; 8] = [8, 16, 24, 32, 48, 64, 96, 128];
+
+/// Handles of the phases that score.
+#[derive(Clone, Debug)]
+pub struct Scorer {
+    batch_size: usize,
+    positions: usize,
+    read: Vec<Piece>,
+    score: Vec<Piece>,
+}
+
+/// A phase that feeds a piece of every sequence.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    len: usize,
+    /// `[batch_size, len]` U32.
+    tokens: TensorId,
+    /// `[1]` U32: where the first column stands.
+    position: TensorId,
+    /// `[batch_size, len]` U32 targets, and the `[batch_size * len]` losses of these; absent where only the cache is
+    /// filled.
+    classified: Option<(TensorId, TensorId)>,
+    phase: PhaseId,
+}
+
+impl Scorer {
+    /// Declares caches and phases for `batch_size` sequences of at most `positions` tokens that are fed, which the
+    /// model must have.
+    pub fn declare(
+        b: &mut Builder,
+        config: &ModelConfig,
+        weights: &Weights,
+        batch_size: usize,
+        positions: usize,
+    ) -> Scorer {
+        let shape = [batch_size, positions, config.n_embd];
+        let mut cache = |kind: &str, layer: usize| b.cache(&format!("h.{layer}.{kind}_scored"), &shape);
+        let caches: Vec<_> = (0..config.n_layer).map(|l| (cache("k", l), cache("v", l))).collect();
+        let longest = positions.min(LENGTHS[LENGTHS.len() - 1]);
+        let lengths = || LENGTHS.into_iter().filter(|&len| len < longest).chain(once(longest));
+        let mut piece = |len, classify| {
+            Piece::declare(b, config, weights, &caches, ([batch_size, len], positions), classify)
+        };
+        let read = lengths().map(|len| piece(len, false)).collect();
+        let score = lengths().map(|len| piece(len, true)).collect();
+        Scorer { batch_size, positions, read, score }
+    }
+
+    /// Sequences side by side.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    /// Tokens of a sequence that can be fed: all but its last, which is only ever a target.
+    pub fn positions(&self) -> usize {
+        self.positions
+    }
+
+    /// Puts `columns` of the sequences into the cache, where the columns before must be already.
+    ///
+    /// # Errors
+    /// If a token is none of the model's words.
+    ///
+    /// # Panics
+    /// If there are more sequences than `batch_size`, or columns than `positions`.
+    pub fn read<R: AsRef<[u32]>>(
+        &self,
+        session: &mut Session,
+        rows: &[R],
+        columns: Range<usize>,
+    ) -> Result<(), Error> {
+        self.feed(session, &self.read, rows, columns, &mut |_, _| ())
+    }
+
+    /// Losses, in nats, of the tokens at `targets` of each sequence, given all tokens before them; fewer for sequences
+    /// that end earlier. The columns up to `targets.start - 1`, exclusive, must be in the cache.
+    ///
+    /// # Errors
+    /// If a token is none of the model's words.
+    ///
+    /// # Panics
+    /// If there are more sequences than `batch_size`, or targets than follow `positions`; if position 0 is a target.
+    pub fn score<R: AsRef<[u32]>>(
+        &self,
+        session: &mut Session,
+        rows: &[R],
+        targets: Range<usize>,
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        assert!(targets.start > 0, "nothing stands before the first token");
+        let mut losses = vec![Vec::new(); rows.len()];
+        self.feed(session, &self.score, rows, targets.start - 1..targets.end - 1, &mut |row, loss| {
+            losses[row].push(loss);
+        })?;
+        Ok(losses)
+    }
+
+    /// Feeds `columns` piece by piece, and tells the loss of every target within its sequence.
+    fn feed<R: AsRef<[u32]>>(
+        &self,
+        session: &mut Session,
+        pieces: &[Piece],
+        rows: &[R],
+        columns: Range<usize>,
+        tell: &mut dyn FnMut(usize, f32),
+    ) -> Result<(), Error> {
+        assert!(rows.len() <= self.batch_size, "more sequences than lie side by side");
+        assert!(columns.end <= self.positions, "more columns than positions");
+        let mut fed = columns.start;
+        while fed < columns.end {
+            let fits = |piece: &&Piece| piece.len >= columns.end - fed;
+            let piece = pieces.iter().find(fits).unwrap_or(&pieces[pieces.len() - 1]);
+            let start = fed.min(self.positions - piece.len);
+            let end = (start + piece.len).min(columns.end);
+            let losses = piece.run(session, self.batch_size, rows, start)?;
+            for (row, losses) in losses.chunks_exact(piece.len).take(rows.len()).enumerate() {
+                let end = end.min(rows[row].as_ref().len().saturating_sub(1));
+                (fed..end).for_each(|column| tell(row, losses[column - start]));
+            }
+            fed = end;
+        }
+        Ok(())
+    }
+}
+
+impl Piece {
+    fn declare(
+        b: &mut Builder,
+        config: &ModelConfig,
+        weights: &Weights,
+        caches: &[(TensorId, TensorId)],
+        (shape, positions): ([usize; 2], usize),
+        classify: bool,
+    ) -> Piece {
+        let (len, limit) = (shape[1], config.vocab_size as u32);
+        let name = format!("{}_{len}", if classify { "score" } else { "read" });
+        let phase = b.begin(&name);
+        let tokens_bt = b.input_u32(&format!("{name}_tokens"), &shape, limit);
+        let position = b.input_u32(&format!("{name}_position"), &[1], (positions - len) as u32 + 1);
+        let x_btc = forward(b, config, weights, tokens_bt, Some(position), None, |b, layer, qkv_bt3c| {
+            b.cached_attention(qkv_bt3c, caches[layer], position, config.n_head, config.attention)
+        });
+        let classified = classify.then(|| {
+            let targets_bt = b.input_u32(&format!("{name}_targets"), &shape, limit);
+            (targets_bt, b.classifier(x_btc, weights.wte, targets_bt, config.vocab_size))
+        });
+        Piece { len, tokens: tokens_bt, position, classified, phase }
+    }
+
+    /// Feeds the columns from `start` on; gives `[batch_size, len]` losses, or none.
+    fn run<R: AsRef<[u32]>>(
+        &self,
+        session: &mut Session,
+        batch_size: usize,
+        rows: &[R],
+        start: usize,
+    ) -> Result<Vec<f32>, Error> {
+        session.upload(self.tokens, Data::U32(&self.columns(batch_size, rows, start)))?;
+        session.upload(self.position, Data::U32(&[start as u32]))?;
+        let Some((targets, losses)) = self.classified else {
+            session.run(self.phase);
+            return Ok(Vec::new());
+        };
+        session.upload(targets, Data::U32(&self.columns(batch_size, rows, start + 1)))?;
+        session.run(self.phase);
+        let mut found = vec![0.0; batch_size * self.len];
+        session.download(losses, &mut found)?;
+        Ok(found)
+    }
+
+    /// `[batch_size, len]` tokens from column `start` on, 0 where there are none.
+    fn columns<R: AsRef<[u32]>>(&self, batch_size: usize, rows: &[R], start: usize) -> Vec<u32> {
+        let mut columns = vec![0; batch_size * self.len];
+        for (to, row) in columns.chunks_exact_mut(self.len).zip(rows) {
+            let rest = row.as_ref().get(start..).unwrap_or_default();
+            let len = rest.len().min(self.len);
+            to[..len].copy_from_slice(&rest[..len]);
+        }
+        columns
+    }
+}
