@@ -7,8 +7,8 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    AdamWConfig, AdamWSlot, AttentionKind, Dropout, Dtype, Gelu, Op, Operands, Phase, PhaseId, Plan, Role,
-    Tensor, TensorId, WeightLayout, arena,
+    AdamWConfig, AdamWSlot, AttentionKind, Dropout, Dtype, Gelu, Op, Operands, Phase, PhaseId, Plan,
+    Precision, Role, Tensor, TensorId, WeightLayout, arena,
 };
 
 /// Weights of a linear layer, as `Conv1D`: `w` is `[C, O]`, `bias` is `[O]`.
@@ -341,7 +341,8 @@ impl Builder {
     pub fn finish(self) -> Plan {
         self.assert_written_before_read();
         let (offsets, arena_bytes) = arena::place(&self.tensors, &self.phases);
-        Plan { tensors: self.tensors, phases: self.phases, offsets, arena_bytes }
+        let precision = Precision::Float32;
+        Plan { tensors: self.tensors, phases: self.phases, offsets, arena_bytes, precision }
     }
 
     /// What lives only inside a phase must come from that phase.

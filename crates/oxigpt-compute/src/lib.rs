@@ -9,6 +9,7 @@
 mod adjoint;
 mod arena;
 mod backend;
+mod bfloat16;
 mod builder;
 mod cost;
 pub mod cpu;
@@ -30,7 +31,7 @@ pub use op::{
 };
 pub use plan::{Phase, PhaseId, Plan};
 pub use session::{OpTime, Session};
-pub use tensor::{Dtype, Role, Tensor, TensorId};
+pub use tensor::{Dtype, Precision, Role, Tensor, TensorId};
 
 /// Added to the variance in every layer norm, as in all GPT-2 code.
 pub const LAYER_NORM_EPS: f64 = 1e-5;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Cost, Op, Role, Tensor, TensorId};
+use crate::{Cost, Op, Precision, Role, Tensor, TensorId};
 
 /// A phase of a plan: an index into its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,9 +24,20 @@ pub struct Plan {
     pub(crate) phases: Vec<Phase>,
     pub(crate) offsets: Vec<usize>,
     pub(crate) arena_bytes: usize,
+    pub(crate) precision: Precision,
 }
 
 impl Plan {
+    /// The same plan with the operands of its matrix products rounded.
+    pub fn with_precision(self, precision: Precision) -> Plan {
+        Plan { precision, ..self }
+    }
+
+    /// What the operands of matrix products are rounded to.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// The tensor behind an id.
     pub fn tensor(&self, id: TensorId) -> &Tensor {
         &self.tensors[id.index()]

@@ -29,6 +29,27 @@ impl Dtype {
     }
 }
 
+/// What the operands of matrix products in linear layers and the classifier are rounded to. Sums, and all that is no such
+/// product, stay in the precision of the backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Not at all.
+    #[default]
+    Float32,
+    /// To the nearest bfloat16 (8 bits of significand), ties to even.
+    Bfloat16,
+}
+
+impl Precision {
+    /// What an operand becomes.
+    pub fn round(self, x: f32) -> f32 {
+        match self {
+            Precision::Float32 => x,
+            Precision::Bfloat16 => f32::from_bits(crate::bfloat16::rounded(x) & 0xffff_0000),
+        }
+    }
+}
+
 /// What a tensor is for. The role decides its life: activations and workspace live from their first
 /// use to their last within one phase and share memory; all others keep their own for the plan's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -2,9 +2,9 @@
 //! logits of a slice exist.
 
 use super::elementwise::blocks;
-use super::gemm::{Matrix, Product, parallel_product};
+use super::gemm::{Matrix, Product};
 use super::memory::Shared;
-use super::pool::Pool;
+use super::products::{Products, Words};
 use super::simd::{exp, max, sum, vectorised};
 
 /// Operands; see [`crate::Op::Classifier`].
@@ -48,12 +48,19 @@ vectorised! {
     }
 }
 
-pub(super) fn classifier(pool: &mut Pool, op: &Classifier) {
+pub(super) fn classifier(products: &mut Products, op: &Classifier) {
     let n_words = op.w.len() / op.width;
     let rows = op.targets.len();
     let slice_rows = op.logits.len() / n_words;
     let w = Matrix::new(op.w, n_words, op.width);
     let x = Matrix::new(op.x, rows, op.width);
+    // SAFETY: nobody writes to the words.
+    unsafe {
+        products.keep(w.t(), Words::Forward);
+        if op.grad.is_some() {
+            products.keep(w, Words::Backward);
+        }
+    }
     for start in (0..rows).step_by(slice_rows) {
         let slice = start..(start + slice_rows).min(rows);
         let logits = Matrix::strided(op.logits, 0, slice.len(), n_words, n_words);
@@ -61,8 +68,8 @@ pub(super) fn classifier(pool: &mut Pool, op: &Classifier) {
         let product = |c, a, b, accumulate| Product { c, a, b, accumulate };
         // SAFETY: operands are distinct tensors; each row of logits is one task's.
         unsafe {
-            parallel_product(pool, &product(logits, x, w.t(), false), |_| {}, |_| {});
-            blocks(pool, slice.len(), 4, |part| {
+            products.run_with(&product(logits, x, w.t(), false), Words::Forward);
+            blocks(products.pool, slice.len(), 4, |part| {
                 for i in part {
                     let (words, padding) = logits.row_mut(i).split_at_mut(op.vocab_size);
                     let row = slice.start + i;
@@ -74,10 +81,10 @@ pub(super) fn classifier(pool: &mut Pool, op: &Classifier) {
             });
             if let Some(grad) = &op.grad {
                 let dx = Matrix::new(grad.dx, rows, op.width).rows_part(slice.clone());
-                parallel_product(pool, &product(dx, logits, w, false), |_| {}, |_| {});
+                products.run_with(&product(dx, logits, w, false), Words::Backward);
                 let dw = Matrix::new(grad.dw, n_words, op.width);
                 let accumulate = grad.accumulate || start > 0;
-                parallel_product(pool, &product(dw, logits.t(), x, accumulate), |_| {}, |_| {});
+                products.run(&product(dw, logits.t(), x, accumulate), |_| {}, |_| {});
             }
         }
     }

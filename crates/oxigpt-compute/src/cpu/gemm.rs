@@ -67,6 +67,10 @@ impl<'a> Matrix<'a> {
         self.part(rows, 0..cols)
     }
 
+    pub(crate) fn rows_are_contiguous(&self) -> bool {
+        self.col_stride == 1
+    }
+
     /// One row of a row-major matrix, to write.
     ///
     /// # Safety
@@ -99,6 +103,12 @@ impl<'a> Matrix<'a> {
         let len = (self.rows - 1) * self.row_stride + self.cols;
         // SAFETY: passed on to the caller.
         (unsafe { self.data.read(self.start..self.start + len) }, self.row_stride)
+    }
+
+    /// Where it begins, and the distance of its rows.
+    pub(crate) fn first_and_stride(&self) -> (*mut f32, usize) {
+        assert!(self.col_stride == 1);
+        (self.first(), self.row_stride)
     }
 
     fn first(&self) -> *mut f32 {

@@ -2,9 +2,9 @@
 
 use super::elementwise::{self, gelu_slice};
 use super::few_rows;
-use super::gemm::{Matrix, Product, parallel_product};
+use super::gemm::{Matrix, Product};
 use super::memory::Shared;
-use super::pool::Pool;
+use super::products::Products;
 use crate::{Gelu, WeightLayout};
 
 /// A weight matrix as `[C, O]`, whichever way it lies.
@@ -26,21 +26,23 @@ pub(super) struct Sizes {
 
 /// `before_gelu = x W + bias`, and `out = gelu(before_gelu)` if there is one, tile by tile.
 pub(super) fn linear(
-    pool: &mut Pool,
+    products: &mut Products,
     sizes: Sizes,
-    (x, w, bias): (Shared, Shared, Option<&[f32]>),
+    (x, w, bias): (Shared, Shared, Option<Shared>),
     gelu: Option<(Gelu, Shared)>,
     out: Shared,
     scratch: &mut [f32],
 ) {
     let Sizes { rows, n_in, n_out, layout } = sizes;
     let product_result = gelu.map_or(out, |(_, before)| before);
-    if rows <= few_rows::MAX_ROWS {
+    // SAFETY: nobody writes to the bias.
+    let bias = bias.map(|bias| unsafe { bias.all() });
+    if rows <= few_rows::MAX_ROWS && products.in_float32() {
         // SAFETY: operands are distinct tensors, and nobody writes to these two.
         let (x, w) = unsafe { (x.all(), w.all()) };
-        few_rows::linear(pool, sizes, (x, w, bias), product_result, scratch);
+        few_rows::linear(products.pool, sizes, (x, w, bias), product_result, scratch);
         if let Some((kind, before)) = gelu {
-            elementwise::gelu(pool, kind, before, out);
+            elementwise::gelu(products.pool, kind, before, out);
         }
         return;
     }
@@ -53,8 +55,7 @@ pub(super) fn linear(
     };
     // SAFETY: operands are distinct tensors; `before` and `after` touch the rows and columns of their tile.
     unsafe {
-        parallel_product(
-            pool,
+        products.run(
             &of,
             |tile| {
                 if let Some(bias) = bias {
@@ -78,7 +79,7 @@ pub(super) fn linear(
 }
 
 /// `dx = dout W^T`.
-pub(super) fn backward_input(pool: &mut Pool, sizes: Sizes, dout: Shared, w: Shared, dx: Shared) {
+pub(super) fn backward_input(products: &mut Products, sizes: Sizes, (dout, w): (Shared, Shared), dx: Shared) {
     let Sizes { rows, n_in, n_out, layout } = sizes;
     let of = Product {
         c: Matrix::new(dx, rows, n_in),
@@ -87,12 +88,12 @@ pub(super) fn backward_input(pool: &mut Pool, sizes: Sizes, dout: Shared, w: Sha
         accumulate: false,
     };
     // SAFETY: operands are distinct tensors.
-    unsafe { parallel_product(pool, &of, |_| {}, |_| {}) };
+    unsafe { products.run(&of, |_| {}, |_| {}) };
 }
 
 /// `dw = x^T dout`, laid out as `w`.
 pub(super) fn backward_weight(
-    pool: &mut Pool,
+    products: &mut Products,
     sizes: Sizes,
     (dout, x): (Shared, Shared),
     (dw, accumulate): (Shared, bool),
@@ -104,5 +105,5 @@ pub(super) fn backward_weight(
         WeightLayout::OutIn => Product { c: Matrix::new(dw, n_out, n_in), a: dout.t(), b: x, accumulate },
     };
     // SAFETY: operands are distinct tensors.
-    unsafe { parallel_product(pool, &of, |_| {}, |_| {}) };
+    unsafe { products.run(&of, |_| {}, |_| {}) };
 }

@@ -57,21 +57,21 @@ impl Arena {
     }
 }
 
-/// A real tensor that several threads write to at once, each its own part.
+/// A tensor that several threads write to at once, each its own part.
 #[derive(Clone, Copy)]
-pub(crate) struct Shared<'a> {
-    ptr: *mut f32,
+pub(crate) struct Shared<'a, T = f32> {
+    ptr: *mut T,
     len: usize,
-    arena: PhantomData<&'a f32>,
+    arena: PhantomData<&'a T>,
 }
 
-// SAFETY: plain memory of floats; who takes slices of it promises that they do not conflict.
-unsafe impl Send for Shared<'_> {}
+// SAFETY: plain memory; who takes slices of it promises that they do not conflict.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared<'_> {}
+unsafe impl<T: Send + Sync> Sync for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
-    pub(crate) fn of(slice: &'a mut [f32]) -> Shared<'a> {
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn of(slice: &'a mut [T]) -> Shared<'a, T> {
         Shared { ptr: slice.as_mut_ptr(), len: slice.len(), arena: PhantomData }
     }
 
@@ -79,7 +79,7 @@ impl<'a> Shared<'a> {
         self.len
     }
 
-    pub(crate) fn ptr(&self) -> *mut f32 {
+    pub(crate) fn ptr(&self) -> *mut T {
         self.ptr
     }
 
@@ -87,7 +87,7 @@ impl<'a> Shared<'a> {
     ///
     /// # Safety
     /// Nobody writes to them while the slice lives.
-    pub(crate) unsafe fn read(&self, range: Range<usize>) -> &'a [f32] {
+    pub(crate) unsafe fn read(&self, range: Range<usize>) -> &'a [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: in bounds, as just checked; the caller excludes writers.
         unsafe { std::slice::from_raw_parts(self.ptr.add(range.start), range.len()) }
@@ -98,7 +98,7 @@ impl<'a> Shared<'a> {
     /// # Safety
     /// Nobody else reads or writes them while the slice lives.
     #[allow(clippy::mut_from_ref, reason = "the caller promises exclusive ranges")]
-    pub(crate) unsafe fn write(&self, range: Range<usize>) -> &'a mut [f32] {
+    pub(crate) unsafe fn write(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: in bounds, as just checked; the caller excludes all others.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
@@ -108,7 +108,7 @@ impl<'a> Shared<'a> {
     ///
     /// # Safety
     /// As [`Shared::read`].
-    pub(crate) unsafe fn all(&self) -> &'a [f32] {
+    pub(crate) unsafe fn all(&self) -> &'a [T] {
         // SAFETY: passed on to the caller.
         unsafe { self.read(0..self.len) }
     }

@@ -5,6 +5,7 @@
 
 mod attention;
 mod attention_backward;
+mod bf16;
 mod block;
 mod classifier;
 mod elementwise;
@@ -16,6 +17,7 @@ mod memory;
 mod norm;
 mod optimizer;
 mod pool;
+mod products;
 mod simd;
 
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use memory::{Arena, Shared};
 use optimizer::Chunk;
 use pool::Pool;
+use products::{Packs, Products};
 
 use crate::dropout::Mask;
 use crate::{Backend, Data, DataMut, Dropout, Error, Op, Plan, TensorId, WeightLayout};
@@ -58,6 +61,8 @@ struct Scratch {
     attention: Vec<f32>,
     /// Partial sums of columns, and of products over few rows.
     partials: Vec<f32>,
+    /// Operands rounded to bfloat16, if the plan wants that.
+    packs: Option<Packs>,
     /// Chunks of all parameters, in the order of the optimiser.
     chunks: Vec<Chunk>,
     /// One sum of squares a chunk.
@@ -75,7 +80,7 @@ impl Cpu {
 
 impl Scratch {
     fn for_plan(plan: &Plan, threads: usize) -> Scratch {
-        let mut scratch = Scratch::default();
+        let mut scratch = Scratch { packs: Packs::for_plan(plan), ..Scratch::default() };
         let (mut attention_len, mut partials_len) = (0, 0);
         for op in plan.phases().flat_map(|(_, phase)| &phase.ops) {
             match op {
@@ -115,6 +120,7 @@ impl Scratch {
         4 * (self.attention.len() + self.partials.len())
             + 8 * self.squares.len()
             + size_of_val(&self.chunks[..])
+            + self.packs.as_ref().map_or(0, Packs::bytes)
     }
 }
 
@@ -165,6 +171,12 @@ impl Backend for Cpu {
     }
 }
 
+/// Sizes of the linear layer from `x` to `out`.
+fn sizes(arena: &Arena, x: TensorId, out: TensorId, layout: WeightLayout) -> linear::Sizes {
+    let (x, out) = (arena.plan().tensor(x), arena.plan().tensor(out));
+    linear::Sizes { rows: x.rows(), n_in: x.width(), n_out: out.width(), layout }
+}
+
 /// One operator at work.
 struct Execution<'a> {
     pool: &'a mut Pool,
@@ -211,11 +223,6 @@ impl<'a> Execution<'a> {
             let (mask, first) = self.mask(dropout);
             attention::WeightDropout { mask, first }
         })
-    }
-
-    fn sizes(&self, x: TensorId, dout: TensorId, layout: WeightLayout) -> linear::Sizes {
-        let (n_in, n_out) = (self.width(x), self.width(dout));
-        linear::Sizes { rows: self.arena.plan().tensor(x).rows(), n_in, n_out, layout }
     }
 
     fn execute(mut self, op: &Op) {
@@ -306,25 +313,32 @@ impl<'a> Execution<'a> {
     }
 
     fn linear(&mut self, op: &Op) {
+        let arena = self.arena;
         match *op {
             Op::Linear { x, w, layout, bias, gelu, out } => linear::linear(
-                self.pool,
-                self.sizes(x, out, layout),
-                (self.arena.real(x), self.arena.real(w), bias.map(|b| self.read(b))),
-                gelu.map(|(kind, before)| (kind, self.arena.real(before))),
-                self.arena.real(out),
+                &mut Products::new(self.pool, self.scratch.packs.as_mut()),
+                sizes(arena, x, out, layout),
+                (arena.real(x), arena.real(w), bias.map(|b| arena.real(b))),
+                gelu.map(|(kind, before)| (kind, arena.real(before))),
+                arena.real(out),
                 &mut self.scratch.partials,
             ),
-            Op::LinearBackwardInput { dout, w, layout, dx } => {
-                let sizes = self.sizes(dx, dout, layout);
-                linear::backward_input(self.pool, sizes, self.real(dout), self.real(w), self.real(dx));
-            }
+            Op::LinearBackwardInput { dout, w, layout, dx } => linear::backward_input(
+                &mut Products::new(self.pool, self.scratch.packs.as_mut()),
+                sizes(arena, dx, dout, layout),
+                (arena.real(dout), arena.real(w)),
+                arena.real(dx),
+            ),
             Op::LinearBackwardWeight { dout, x, layout, dw, dbias, accumulate_w, accumulate_bias } => {
-                let sizes = self.sizes(x, dout, layout);
-                let (dout, x, dw) = (self.real(dout), self.real(x), self.real(dw));
-                linear::backward_weight(self.pool, sizes, (dout, x), (dw, accumulate_w));
+                linear::backward_weight(
+                    &mut Products::new(self.pool, self.scratch.packs.as_mut()),
+                    sizes(arena, x, dout, layout),
+                    (arena.real(dout), arena.real(x)),
+                    (arena.real(dw), accumulate_w),
+                );
                 if let Some(dbias) = dbias {
-                    let (dbias, scratch) = (self.real(dbias), &mut self.scratch.partials);
+                    let (dout, dbias, scratch) =
+                        (arena.real(dout), arena.real(dbias), &mut self.scratch.partials);
                     norm::column_sums(self.pool, dout, dbias, accumulate_bias, scratch);
                 }
             }
@@ -351,7 +365,8 @@ impl<'a> Execution<'a> {
                 accumulate: grad.accumulate,
             }),
         };
-        classifier::classifier(self.pool, &operands);
+        let mut products = Products::new(self.pool, self.scratch.packs.as_mut());
+        classifier::classifier(&mut products, &operands);
     }
 
     fn update(&mut self, op: &Op) {

@@ -124,22 +124,25 @@ pub(super) fn linear_backward_input(
     matmul(dout_no, &w_oc, o, c)
 }
 
-/// `dw = x^T dout`, laid out as the weights; `dbias = column sums of dout`.
+/// `dw = x^T dout`, laid out as the weights.
 pub(super) fn linear_backward_weight(
     dout_no: &[f64],
     x_nc: &[f64],
     layout: WeightLayout,
     c: usize,
     o: usize,
-) -> (Vec<f64>, Vec<f64>) {
+) -> Vec<f64> {
     let n = x_nc.len() / c;
     let dw_co = matmul(&transpose(x_nc, c), dout_no, n, o);
-    let dw = match layout {
+    match layout {
         WeightLayout::InOut => dw_co,
         WeightLayout::OutIn => transpose(&dw_co, o),
-    };
-    let dbias_o = (0..o).map(|i| dout_no.iter().skip(i).step_by(o).sum()).collect();
-    (dw, dbias_o)
+    }
+}
+
+/// The sum of each of `o` columns.
+pub(super) fn column_sums(x_no: &[f64], o: usize) -> Vec<f64> {
+    (0..o).map(|i| x_no.iter().skip(i).step_by(o).sum()).collect()
 }
 
 /// `0.5 x (1 + tanh(u))` with `u = sqrt(2/pi) (x + 0.044715 x^3)`, or `x Phi(x)`.

@@ -14,6 +14,7 @@ pub(super) struct Classified {
 
 /// `loss = log sum exp(z) - z[target]` with `z = W x`; `dz = scale (softmax(z) - onehot(target))`;
 /// `dx = W^T dz`; `dW = dz x^T`.
+/// `round` is what becomes of `dz` before it is multiplied.
 pub(super) fn classifier(
     x_nc: &[f64],
     w_vc: &[f64],
@@ -21,6 +22,7 @@ pub(super) fn classifier(
     vocab_size: usize,
     scale: f64,
     c: usize,
+    round: impl Fn(f64) -> f64,
 ) -> Classified {
     let mut losses_n = Vec::new();
     let (mut dx_nc, mut dw_vc) = (vec![0.0; x_nc.len()], vec![0.0; w_vc.len()]);
@@ -31,7 +33,7 @@ pub(super) fn classifier(
         let lse = max + logits_v.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
         losses_n.push(lse - logits_v[target]);
         for (v, z) in logits_v.iter().enumerate() {
-            let dz = scale * ((z - lse).exp() - if v == target { 1.0 } else { 0.0 });
+            let dz = round(scale * ((z - lse).exp() - if v == target { 1.0 } else { 0.0 }));
             for i in 0..c {
                 dx_nc[n * c + i] += dz * w_vc[v * c + i];
                 dw_vc[v * c + i] += dz * x_c[i];

@@ -12,7 +12,9 @@ mod update;
 use std::sync::Arc;
 
 use crate::dropout::Mask;
-use crate::{Backend, Builder, Data, DataMut, Dropout, Dtype, Error, Op, Plan, Role, Tensor, TensorId};
+use crate::{
+    Backend, Builder, Data, DataMut, Dropout, Dtype, Error, Op, Plan, Precision, Role, Tensor, TensorId,
+};
 
 /// The elements of one tensor.
 enum Values {
@@ -76,6 +78,18 @@ impl Reference {
         self.plan.tensor(id).width()
     }
 
+    /// The operand of a matrix product.
+    fn factor(&self, id: TensorId) -> Vec<f64> {
+        self.real(id).iter().map(|&x| self.round(x)).collect()
+    }
+
+    fn round(&self, x: f64) -> f64 {
+        match self.plan.precision() {
+            Precision::Float32 => x,
+            precision => f64::from(precision.round(x as f32)),
+        }
+    }
+
     fn mask(&self, dropout: &Dropout) -> MaskF64 {
         let rng = self.u32(dropout.rng);
         let mask = Mask::new(dropout, &[rng[0], rng[1], rng[2], rng[3]]);
@@ -105,7 +119,7 @@ impl Reference {
             Op::Linear { x, w, layout, bias, gelu, out } => {
                 let (c, o) = (self.width(x), self.width(out));
                 let bias = bias.map(|b| self.real(b));
-                let y_no = layers::linear(self.real(x), self.real(w), layout, bias, c, o);
+                let y_no = layers::linear(&self.factor(x), &self.factor(w), layout, bias, c, o);
                 if let Some((kind, before)) = gelu {
                     self.set(out, y_no.iter().map(|&x| layers::gelu(x, kind)).collect());
                     self.set(before, y_no);
@@ -175,15 +189,18 @@ impl Reference {
             }
             Op::LinearBackwardInput { dout, w, layout, dx } => {
                 let (c, o) = (self.width(dx), self.width(dout));
-                self.set(dx, layers::linear_backward_input(self.real(dout), self.real(w), layout, c, o));
+                self.set(
+                    dx,
+                    layers::linear_backward_input(&self.factor(dout), &self.factor(w), layout, c, o),
+                );
             }
             Op::LinearBackwardWeight { dout, x, layout, dw, dbias, accumulate_w, accumulate_bias } => {
                 let (c, o) = (self.width(x), self.width(dout));
-                let (dw_values, dbias_o) =
-                    layers::linear_backward_weight(self.real(dout), self.real(x), layout, c, o);
+                let dw_values =
+                    layers::linear_backward_weight(&self.factor(dout), &self.factor(x), layout, c, o);
                 self.give(dw, dw_values, accumulate_w);
                 if let Some(dbias) = dbias {
-                    self.give(dbias, dbias_o, accumulate_bias);
+                    self.give(dbias, layers::column_sums(self.real(dout), o), accumulate_bias);
                 }
             }
             Op::GeluBackward { x, kind, dout, dx } => {
@@ -204,10 +221,11 @@ impl Reference {
     fn loss_and_update(&mut self, op: &Op) {
         match op {
             Op::Classifier { x, w, targets, vocab_size, losses, grad, .. } => {
-                let (x_nc, w_vc) = (self.real(*x), self.real(*w));
+                let (x_nc, w_vc) = (self.factor(*x), self.factor(*w));
                 let scale = grad.map_or(0.0, |g| g.scale);
-                let c = self.width(*x);
-                let result = loss::classifier(x_nc, w_vc, self.u32(*targets), *vocab_size, scale, c);
+                let (targets_n, c) = (self.u32(*targets), self.width(*x));
+                let round = |dz| self.round(dz);
+                let result = loss::classifier(&x_nc, &w_vc, targets_n, *vocab_size, scale, c, round);
                 self.set(*losses, result.losses_n);
                 if let Some(grad) = grad {
                     self.set(grad.dx, result.dx_nc);

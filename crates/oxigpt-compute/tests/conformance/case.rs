@@ -10,7 +10,7 @@ use std::sync::Arc;
 use oxigpt_compute::philox::Stream;
 use oxigpt_compute::reference::Reference;
 use oxigpt_compute::{
-    Backend, Builder, Data, DataMut, Dtype, Op, PhaseId, Plan, Role, Session, Tensor, TensorId,
+    Backend, Builder, Data, DataMut, Dtype, Op, PhaseId, Plan, Precision, Role, Session, Tensor, TensorId,
 };
 
 use crate::{Make, Row, Tolerance, backends};
@@ -144,12 +144,22 @@ impl Case {
     /// Compares every backend with `reference`, operator by operator and as a whole, and its variants and
     /// reruns with each other, bit by bit.
     pub(crate) fn check(&self) {
+        self.check_precision();
+        let plan = Plan::clone(&self.plan).with_precision(Precision::Bfloat16);
+        let label = format!("{}, bfloat16", self.label);
+        Case { label, plan: Arc::new(plan), values: self.values.clone(), slack: self.slack }
+            .check_precision();
+    }
+
+    fn check_precision(&self) {
+        let precision = self.plan.precision();
         let expected = self.run(|| Box::new(Reference::new()));
         for row in backends() {
             self.lockstep(&row);
             let (label, make) = row.variants[0];
             let found = self.run(make);
-            let tolerance = Tolerance { relative: row.whole_step, absolute: 1e-2 * row.whole_step };
+            let whole_step = row.whole_step[precision as usize];
+            let tolerance = Tolerance { relative: whole_step, absolute: 1e-2 * whole_step };
             for (id, found) in &found {
                 let what = format!("{label}, whole plan, {}", self.label);
                 self.compare(&what, *id, &expected[id], found, tolerance);
@@ -188,7 +198,7 @@ impl Case {
             for &id in operands.writes.iter().filter(|id| self.plan.tensor(**id).role != Role::Workspace) {
                 let what = format!("{label}, {}, {}", op.name(), self.label);
                 let (expected, found) = (self.read(reference.as_ref(), id), self.read(backend.as_ref(), id));
-                self.compare(&what, id, &expected, &found, (row.tolerance)(op.name()));
+                self.compare(&what, id, &expected, &found, (row.tolerance)(op.name(), self.plan.precision()));
             }
         }
     }

@@ -55,7 +55,7 @@ fn micro_batches_change_nothing() {
             parts.upload(small.id("rng"), Data::U32(&rng)).unwrap();
             parts.run(small.phase(phase));
         }
-        assert_close(label, &gradients(&large, &whole), &gradients(&small, &parts), row.whole_step);
+        assert_close(label, &gradients(&large, &whole), &gradients(&small, &parts), row.whole_step[0]);
     }
 }
 
@@ -169,7 +169,7 @@ fn cache_gives_what_full_attention_gives() {
             session.upload(part, Data::F64(&rows(&qkv, 3 * C))).unwrap();
             session.upload(position, Data::U32(&[done as u32])).unwrap();
             session.run(phase);
-            assert_close(label, &rows(&expected, C), &download(&session, out), row.whole_step);
+            assert_close(label, &rows(&expected, C), &download(&session, out), row.whole_step[0]);
             done += piece;
         }
     }
