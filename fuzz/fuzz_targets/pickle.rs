@@ -11,8 +11,8 @@ fn visit(value: Value, depth: usize) {
     if depth == 0 {
         return;
     }
-    value.items().take(8).for_each(|item| visit(item, depth - 1));
-    value.entries().take(8).for_each(|(_, item)| visit(item, depth - 1));
+    value.items().take(3).for_each(|item| visit(item, depth - 1));
+    value.entries().take(3).for_each(|(_, item)| visit(item, depth - 1));
     let object = value.as_object();
     object.into_iter().flat_map(|o| [Some(o.args), o.state]).flatten().for_each(|part| visit(part, depth - 1));
     value.as_persistent_id().into_iter().for_each(|id| visit(id, depth - 1));
@@ -21,7 +21,7 @@ fn visit(value: Value, depth: usize) {
 fuzz_target!(|bytes: &[u8]| {
     for admit in [false, true] {
         match read(bytes, |_, _| admit) {
-            Ok(pickle) => visit(pickle.root(), 4),
+            Ok(pickle) => visit(pickle.root(), 3),
             Err(error) => assert!(!error.to_string().is_empty() && error.hint().is_some()),
         }
     }
