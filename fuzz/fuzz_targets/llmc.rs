@@ -5,18 +5,34 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use oxigpt_model::{Pretrained, Precision, TensorSource, open_pretrained, save_llmc};
+use oxigpt_model::{Precision, Pretrained, TensorSource, open_pretrained, save_llmc};
 use tempfile::TempDir;
 
 static DIR: LazyLock<TempDir> = LazyLock::new(|| TempDir::new().expect("a temporary directory"));
 
-/// Version, the six sizes and the padded words; then the length to take, and weights to repeat.
-fuzz_target!(|file: ([i32; 7], u16, &[u8])| {
-    let (numbers, len, weights) = file;
-    let mut bytes: Vec<u8> = [20240326].into_iter().chain(numbers).flat_map(i32::to_le_bytes).collect();
+/// More bytes than this are left out.
+const MAX_BYTES: usize = 1 << 16;
+
+/// Bytes of the weights of a model with these positions, words, blocks, heads, width and padded words.
+fn weights_len(version: i32, sizes: [i32; 6]) -> Option<usize> {
+    let [t, _, l, _, c, vp] = sizes.map(|size| usize::try_from(size).ok());
+    let (t, l, c, vp) = (t?, l?, c?, vp?);
+    let block = c.checked_mul(12)?.checked_add(13)?.checked_mul(c)?;
+    let embeddings = vp.checked_add(t)?.checked_add(2)?.checked_mul(c)?;
+    let elements = l.checked_mul(block)?.checked_add(embeddings)?;
+    elements.checked_mul(if version == 5 { 2 } else { 4 })
+}
+
+/// Version and sizes, which are small where `small` says so; bytes more than there should be; weights to repeat.
+fuzz_target!(|file: (bool, i32, [i32; 6], bool, u8, &[u8])| {
+    let (known, version, sizes, small, surplus, weights) = file;
+    let version = if known { 3 + 2 * (version & 1) } else { version };
+    let sizes = if small { sizes.map(|size| size & 15) } else { sizes };
+    let numbers = [20240326, version].into_iter().chain(sizes);
+    let mut bytes: Vec<u8> = numbers.flat_map(i32::to_le_bytes).collect();
     bytes.resize(1024, 0);
-    let rest = weights.iter().copied().chain([0]).cycle();
-    bytes.extend(rest.take(usize::from(len)));
+    let len = weights_len(version, sizes).unwrap_or(0).min(MAX_BYTES) + usize::from(surplus >> 6);
+    bytes.extend(weights.iter().copied().chain([0]).cycle().take(len));
     let path = DIR.path().join("model.bin");
     fs_err::write(&path, bytes).expect("room for a file");
     if let Ok(Pretrained { config, weights, .. }) = open_pretrained(&path) {

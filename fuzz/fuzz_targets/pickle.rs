@@ -14,7 +14,11 @@ fn visit(value: Value, depth: usize) {
     value.items().take(3).for_each(|item| visit(item, depth - 1));
     value.entries().take(3).for_each(|(_, item)| visit(item, depth - 1));
     let object = value.as_object();
-    object.into_iter().flat_map(|o| [Some(o.args), o.state]).flatten().for_each(|part| visit(part, depth - 1));
+    object
+        .into_iter()
+        .flat_map(|o| [Some(o.args), o.state])
+        .flatten()
+        .for_each(|part| visit(part, depth - 1));
     value.as_persistent_id().into_iter().for_each(|id| visit(id, depth - 1));
 }
 
