@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use oxigpt_compute::{Cost, Plan, Role};
+use oxigpt_compute::cpu::packed_bytes;
+use oxigpt_compute::{Cost, Plan, Precision, Role};
 use oxigpt_model::{ModelConfig, ParameterCount, TrainPlan};
 
 use crate::error::Error;
@@ -19,7 +20,8 @@ pub struct Estimate {
     pub micro_batches: usize,
     /// Tokens of a step.
     pub tokens_per_step: usize,
-    /// Bytes of the plan's tensors by role; activations share one region.
+    /// Bytes of the plan's tensors by role; activations share one region. In bfloat16 there is also a workspace, for packed
+    /// operands.
     pub memory: BTreeMap<Role, usize>,
     /// Their sum.
     pub memory_bytes: usize,
@@ -41,6 +43,7 @@ impl Estimate {
     pub fn of(settings: &Settings, vocab_size: usize) -> Result<Estimate, Error> {
         let config = settings.model_config(vocab_size);
         let (plan, handles) = TrainPlan::build(&config, &settings.train_shape())?;
+        let plan = plan.with_precision(settings.precision());
         Ok(Estimate::of_plan(settings, &config, &plan, &handles))
     }
 
@@ -60,14 +63,18 @@ impl Estimate {
             .collect();
         let times =
             |(cost, n): &(Cost, usize)| Cost { flops: cost.flops * *n as f64, bytes: cost.bytes * *n as f64 };
+        let mut memory = plan.memory_by_role();
+        if plan.precision() != Precision::Float32 {
+            memory.insert(Role::Workspace, packed_bytes(plan));
+        }
         let saved = handles.parameters.entries().iter().map(|entry| plan.tensor(entry.id).bytes());
         Estimate {
             parameters: config.parameter_count(),
             config: config.clone(),
             micro_batches,
             tokens_per_step: settings.tokens_per_step(),
-            memory: plan.memory_by_role(),
-            memory_bytes: plan.arena_bytes(),
+            memory_bytes: memory.values().sum(),
+            memory,
             checkpoint_buffer_bytes: saved.max().unwrap_or(0),
             step: operators.iter().map(times).sum(),
             operators,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use oxigpt_compute::Session;
+use oxigpt_compute::cpu::packed_bytes;
 use oxigpt_model::eval_plan;
 
 use crate::error::Error;
@@ -21,7 +22,8 @@ use crate::run_dir::RunDir;
 pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Option<Eval>, Error> {
     let Job { settings, dir, corpus, config, origin, warnings } = job;
     let (plan, parameters, pass) = eval_plan(&config, settings.batch_size, settings.block_size)?;
-    check_memory(plan.arena_bytes())?;
+    let plan = plan.with_precision(settings.precision());
+    check_memory(plan.arena_bytes() + packed_bytes(&plan))?;
     let mut session = Session::new(plan, machine::backend(settings.threads)?)?;
     origin.upload(&mut session, &parameters, &config, settings.seed)?;
     // Of a run that exists nothing is taken back; of an evaluation before this one, all.

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use oxigpt_compute::{Plan, Session};
+use oxigpt_compute::cpu::has_bfloat16;
+use oxigpt_compute::{Plan, Precision, Session};
 use oxigpt_data::tokenizer_beside;
 use oxigpt_model::{Initial, ModelConfig, TensorTable, TrainPlan};
 
@@ -89,6 +90,12 @@ impl Job {
         let Job { settings, corpus, config, warnings, .. } = self;
         let sampler = Sampler::new(settings, corpus, warnings)?;
         let (plan, handles) = TrainPlan::build(config, &settings.train_shape())?;
+        let plan = plan.with_precision(settings.precision());
+        if plan.precision() == Precision::Bfloat16 && !has_bfloat16() {
+            warnings.push(
+                "this processor has no bfloat16 instructions: dtype = \"bfloat16\" is slower on it than \"float32\"".into(),
+            );
+        }
         let estimate = Estimate::of_plan(settings, config, &plan, &handles);
         check_memory(estimate.memory_bytes + estimate.checkpoint_buffer_bytes)?;
         Ok(Planned { plan, handles, estimate, sampler })

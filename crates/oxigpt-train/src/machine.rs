@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use oxigpt_compute::cpu::{Cpu, CpuOptions};
-use oxigpt_compute::{Backend, Builder, Cost, Data, Error, LinearWeights, Session, TensorId};
+use oxigpt_compute::{Backend, Builder, Cost, Data, Error, LinearWeights, Precision, Session, TensorId};
 
 use crate::words::count;
 
@@ -38,13 +38,13 @@ pub fn backend(asked_threads: usize) -> Result<Box<dyn Backend>, Error> {
     Ok(Box::new(Cpu::new(options)?))
 }
 
-/// Floating-point operations a second that matrix products of this machine reach at best, measured: what
-/// model-FLOPs utilisation is relative to. Takes a fraction of a second.
+/// Floating-point operations a second that matrix products of this machine in a precision reach at best, measured:
+/// what model-FLOPs utilisation is relative to. Takes a fraction of a second.
 ///
 /// # Errors
 /// If there are no threads or no memory for it.
-pub fn measure_flops(asked_threads: usize) -> Result<f64, Error> {
-    let (cost, seconds) = fastest(asked_threads, |b| {
+pub fn measure_flops(asked_threads: usize, precision: Precision) -> Result<f64, Error> {
+    let (cost, seconds) = fastest(asked_threads, precision, |b| {
         let x = b.input("x", &[1, 1024, 1024]);
         let w = b.parameter("w", &[1024, 1024]);
         vec![x, w, b.linear(x, LinearWeights { w, bias: None })]
@@ -57,7 +57,7 @@ pub fn measure_flops(asked_threads: usize) -> Result<f64, Error> {
 /// # Errors
 /// If there are no threads or no memory for it.
 pub fn measure_bandwidth(asked_threads: usize) -> Result<f64, Error> {
-    let (cost, seconds) = fastest(asked_threads, |b| {
+    let (cost, seconds) = fastest(asked_threads, Precision::Float32, |b| {
         // Larger than any cache.
         let (x, y) = (b.input("x", &[1, 4096, 4096]), b.input("y", &[1, 4096, 4096]));
         vec![x, y, b.add(x, y)]
@@ -66,12 +66,16 @@ pub fn measure_bandwidth(asked_threads: usize) -> Result<f64, Error> {
 }
 
 /// What one operator costs, and its seconds at best; `declare` gives its operands and then its result.
-fn fastest(threads: usize, declare: impl Fn(&mut Builder) -> Vec<TensorId>) -> Result<(Cost, f64), Error> {
+fn fastest(
+    threads: usize,
+    precision: Precision,
+    declare: impl Fn(&mut Builder) -> Vec<TensorId>,
+) -> Result<(Cost, f64), Error> {
     let mut b = Builder::new();
     let phase = b.begin("measurement");
     let mut operands = declare(&mut b);
     operands.pop().into_iter().for_each(|result| b.mark_output(result));
-    let mut session = Session::new(b.finish(), backend(threads)?)?;
+    let mut session = Session::new(b.finish().with_precision(precision), backend(threads)?)?;
     // Memory that was never written is not really there, and reads faster.
     for operand in operands {
         let ones = vec![1.0; session.plan().tensor(operand).len()];
@@ -142,7 +146,9 @@ mod tests {
 
     #[test]
     fn a_product_is_faster_than_nothing() {
-        let flops = measure_flops(1).unwrap();
-        assert!(flops > 1e8, "{flops}");
+        for precision in [Precision::Float32, Precision::Bfloat16] {
+            let flops = measure_flops(1, precision).unwrap();
+            assert!(flops > 1e8, "{precision:?}: {flops}");
+        }
     }
 }

@@ -68,7 +68,9 @@ pub fn train(request: Request, observer: &mut dyn Observer) -> Result<Outcome, E
         return eval_only::run(job, &stop, observer).map(Outcome::Evaluated);
     }
     let planned = job.plan()?;
-    let peak_flops = peak_flops.map_or_else(|| machine::measure_flops(job.settings.threads), Ok)?;
+    let Settings { threads, .. } = job.settings;
+    let precision = job.settings.precision();
+    let peak_flops = peak_flops.map_or_else(|| machine::measure_flops(threads, precision), Ok)?;
     let mut run = Run::begin(job, planned, peak_flops, stop, observer)?;
     let result = run.go();
     if let Err(Error::Diverged(report)) = &result {

@@ -30,6 +30,15 @@ const PACK_PAIRS: usize = 64;
 /// Panels that one task packs of rows that lie across panels.
 const PANEL_GROUP: usize = 32;
 
+/// Whether this processor multiplies bfloat16 itself. Where it does not, float32 instructions give the same to rounding,
+/// more slowly than products in float32.
+pub fn has_bfloat16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
 /// Pairs that a packed operand takes: `lanes` rows (or columns) in panels of `width`, `depth` elements each.
 pub(super) fn packed_len(lanes: usize, depth: usize, width: usize) -> usize {
     lanes.next_multiple_of(width) * depth.div_ceil(2)
@@ -260,7 +269,7 @@ unsafe fn whole_panel_product(a: *const u32, b: *const u32, pairs: usize, sums: 
     // SAFETY: the caller's promise; instructions are used where they exist.
     unsafe {
         #[cfg(target_arch = "x86_64")]
-        if x86::has_kernel() {
+        if has_bfloat16() {
             return x86::kernel(a, b, pairs, sums);
         }
         portable_kernel(
@@ -305,11 +314,6 @@ mod x86 {
     use std::mem::transmute;
 
     use super::{Sums, TALL, WIDE};
-
-    /// Whether the processor has the instructions of [`kernel`].
-    pub(super) fn has_kernel() -> bool {
-        is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f")
-    }
 
     /// The product of two panels; 28 of 32 registers hold sums.
     ///

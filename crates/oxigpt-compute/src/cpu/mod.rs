@@ -20,6 +20,9 @@ mod pool;
 mod products;
 mod simd;
 
+pub use bf16::has_bfloat16;
+pub use products::packed_bytes;
+
 use std::sync::Arc;
 
 use memory::{Arena, Shared};

@@ -6,32 +6,27 @@ use super::memory::Shared;
 use super::pool::Pool;
 use crate::{Op, Plan, Precision, WeightLayout};
 
-/// Memory for packed operands: of one product, and of the classifier's words, which many products share.
+/// Pairs of packed operands: of one product, and of the classifier's words, which many products share.
 #[derive(Default)]
-pub(super) struct Packs {
-    left: Vec<u32>,
-    right: Vec<u32>,
-    words: [Vec<u32>; 2],
+struct Lens {
+    left: usize,
+    right: usize,
+    words: [usize; 2],
 }
 
-impl Packs {
+impl Lens {
     /// What the operators of a plan need at most; nothing in float32.
-    pub(super) fn for_plan(plan: &Plan) -> Option<Packs> {
-        if plan.precision() == Precision::Float32 {
-            return None;
+    fn of_plan(plan: &Plan) -> Lens {
+        let mut lens = Lens::default();
+        if plan.precision() == Precision::Bfloat16 {
+            plan.phases().flat_map(|(_, phase)| &phase.ops).for_each(|op| lens.reserve(plan, op));
         }
-        let mut packs = Packs::default();
-        for op in plan.phases().flat_map(|(_, phase)| &phase.ops) {
-            packs.reserve(plan, op);
-        }
-        Some(packs)
+        lens
     }
 
     fn reserve(&mut self, plan: &Plan, op: &Op) {
         let size = |id| (plan.tensor(id).rows(), plan.tensor(id).width());
-        let grow = |buffer: &mut Vec<u32>, lanes, depth, width| {
-            buffer.resize(buffer.len().max(packed_len(lanes, depth, width)), 0);
-        };
+        let grow = |len: &mut usize, lanes, depth, width| *len = (*len).max(packed_len(lanes, depth, width));
         let mut product = |rows, cols, depth| {
             grow(&mut self.left, rows, depth, TALL);
             grow(&mut self.right, cols, depth, WIDE);
@@ -52,6 +47,32 @@ impl Packs {
             }
             _ => {}
         }
+    }
+
+    fn bytes(&self) -> usize {
+        4 * (self.left + self.right + self.words.iter().sum::<usize>())
+    }
+}
+
+/// Bytes that the backend takes for packed operands of a plan's products, beside its arena.
+pub fn packed_bytes(plan: &Plan) -> usize {
+    Lens::of_plan(plan).bytes()
+}
+
+/// Memory for packed operands.
+pub(super) struct Packs {
+    left: Vec<u32>,
+    right: Vec<u32>,
+    words: [Vec<u32>; 2],
+}
+
+impl Packs {
+    /// For every product of a plan; `None` in float32.
+    pub(super) fn for_plan(plan: &Plan) -> Option<Packs> {
+        let Lens { left, right, words } = Lens::of_plan(plan);
+        let packs =
+            || Packs { left: vec![0; left], right: vec![0; right], words: words.map(|len| vec![0; len]) };
+        (plan.precision() == Precision::Bfloat16).then(packs)
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -148,7 +148,7 @@ impl Settings {
     fn check_available(&self) -> Result<(), SettingsError> {
         let limits = [
             ("device", &self.device, &["cpu"][..], &["cuda"][..]),
-            ("dtype", &self.dtype, &["float32"], &["bfloat16", "float16"]),
+            ("dtype", &self.dtype, &["float32", "bfloat16"], &["float16"]),
             ("attn_type", &self.attn_type, &["softmax", "SM"], &["gaussian", "GK", "pointwise", "PA"]),
         ];
         for (key, value, available, later) in limits {

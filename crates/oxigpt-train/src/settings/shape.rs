@@ -1,5 +1,6 @@
 //! What the settings ask of the model and of the plan of its training step.
 
+use oxigpt_compute::Precision;
 use oxigpt_model::{AdamWConfig, AttentionKind, ModelConfig, TrainShape};
 
 use super::Settings;
@@ -21,6 +22,11 @@ impl Settings {
             gelu: self.gelu,
             attention: AttentionKind::Softmax,
         }
+    }
+
+    /// What operands of matrix products are rounded to.
+    pub fn precision(&self) -> Precision {
+        if self.dtype == "bfloat16" { Precision::Bfloat16 } else { Precision::Float32 }
     }
 
     /// What the plan of a step is built for.

@@ -179,12 +179,12 @@ fn impossible_settings_are_refused_with_what_would_be_possible() {
             "`device` = \"cuda\" is not available yet in this version | use `device = \"cpu\"`",
         ),
         (
-            refused(&[("dtype", "bfloat16")]),
-            "`dtype` = \"bfloat16\" is not available yet in this version | use `dtype = \"float32\"`",
+            refused(&[("dtype", "float16")]),
+            "`dtype` = \"float16\" is not available yet in this version | use `dtype = \"float32\"`",
         ),
         (
             refused(&[("dtype", "foo")]),
-            "`dtype` must be one of float32, not \"foo\" | use `dtype = \"float32\"`",
+            "`dtype` must be one of float32, bfloat16, not \"foo\" | use `dtype = \"float32\"`",
         ),
         (
             refused(&[("attn_type", "sotfmax")]),

@@ -118,6 +118,20 @@ fn the_number_of_threads_may_change() {
 }
 
 #[test]
+fn in_bfloat16_too_threads_and_interruptions_change_nothing() {
+    let place = Place::new();
+    let in_bfloat16 = |name: &str| Settings { dtype: "bfloat16".into(), ..place.settings(name) };
+    run(in_bfloat16("whole")).unwrap();
+    let settings = in_bfloat16("stopped");
+    run_to(settings.clone(), 5);
+    run(Settings { threads: 2, ..resumed(&settings) }).unwrap();
+    assert_same_end(&place, "whole", "stopped");
+    run(place.settings("float32")).unwrap();
+    let weights = |name: &str| fs::read(place.checkpoint(name, 8).join("model.safetensors")).unwrap();
+    assert_ne!(weights("whole"), weights("float32"));
+}
+
+#[test]
 fn another_micro_batch_gives_the_same_up_to_rounding() {
     let place = Place::new();
     run(place.settings("whole")).unwrap();

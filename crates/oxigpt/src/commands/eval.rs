@@ -56,12 +56,8 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
         bits_per_byte,
         seconds: began.elapsed().as_secs_f64(),
     };
-    let mut out = io::stdout().lock();
-    if json {
-        writeln!(out, "{}", found.json())?
-    } else {
-        write!(out, "{}", found.table())?
-    }
+    let text = if json { format!("{}\n", found.json()) } else { found.table() };
+    io::stdout().write_all(text.as_bytes())?;
     Ok(())
 }
 
@@ -70,7 +66,8 @@ fn measure(settings: &Settings, model: &Model, windows: &EvalWindows) -> Result<
     let mut config = model.config.clone();
     config.crop_block_size(settings.block_size)?;
     let (plan, parameters, pass) = eval_plan(&config, rows, settings.block_size)?;
-    let mut session = Session::new(plan, machine::backend(settings.threads)?)?;
+    let mut session =
+        Session::new(plan.with_precision(settings.precision()), machine::backend(settings.threads)?)?;
     parameters.upload(&mut session, &model.weights)?;
     let bar = WindowBar::new(windows.len());
     let mut progress = |done| {

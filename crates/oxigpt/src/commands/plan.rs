@@ -28,7 +28,7 @@ struct Outlook {
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let settings = configure::settings(&args.config)?;
     let estimate = Estimate::of(&settings, vocab_size(&settings)?)?;
-    let flops_per_s = machine::measure_flops(settings.threads)?;
+    let flops_per_s = machine::measure_flops(settings.threads, settings.precision())?;
     let bytes_per_s = machine::measure_bandwidth(settings.threads)?;
     let step_seconds = estimate.step_seconds(flops_per_s, bytes_per_s);
     let outlook = Outlook { settings, estimate, step_seconds, flops_per_s, bytes_per_s };

@@ -169,9 +169,9 @@ fn what_this_version_cannot_do_yet() {
     error: `device` = "cuda" is not available yet in this version
     hint: use `device = "cpu"`
     "#);
-    assert_snapshot!(refused(&["plan", "--dtype=bfloat16"]), @r#"
+    assert_snapshot!(refused(&["plan", "--dtype=float16"]), @r#"
     exit 2
-    error: `dtype` = "bfloat16" is not available yet in this version
+    error: `dtype` = "float16" is not available yet in this version
     hint: use `dtype = "float32"`
     "#);
     assert_snapshot!(refused(&["plan", "--attn_type=gaussian"]), @r#"
