@@ -69,7 +69,7 @@ impl Bar {
         match stage {
             Stage::Transfer => {
                 self.waits_for.clear();
-                self.bar.show(file, *done, total.unwrap_or(*done));
+                self.bar.show(&format!("fetching {file}"), *done, total.unwrap_or(*done));
             }
             Stage::Locked => self.tell(format!("{file}: waiting for another program that fetches it")),
             Stage::Retry { cause, attempt, wait } => self.tell(format!(

@@ -1,6 +1,8 @@
 //! What a model is worth on a data set, for every kind of model, beside PyTorch's numbers.
 
 use insta::{assert_snapshot, with_settings};
+use oxigpt_model::{Initial, ModelConfig, save_pretrained};
+use oxigpt_text::Tokenizer;
 use serde_json::Value;
 
 use crate::support::{Place, fixture, place_with_models};
@@ -90,6 +92,45 @@ fn either_split_and_as_many_windows_as_wanted() {
     assert_eq!(windows(&["--split=train"]), (4140 - 1) / 16);
     assert_eq!(windows(&["--split=train", "--limit-windows=3"]), 3);
     assert_eq!(windows(&["--block_size=4", "--batch_size=1"]), (460 - 1) / 4);
+}
+
+/// Bits per byte are about the text of the targets: the first token is none, and an end of text stands for nothing.
+#[test]
+fn bits_per_byte_of_gpt2_tokens() {
+    let place = Place::new();
+    let config = ModelConfig {
+        n_layer: 1,
+        n_head: 1,
+        n_embd: 4,
+        block_size: 256,
+        ..ModelConfig::preset("gpt2").unwrap()
+    };
+    fs_err::create_dir(place.path().join("model")).unwrap();
+    save_pretrained(place.path().join("model"), &config, &Initial { config: &config, seed: 1 }).unwrap();
+    for name in ["one.txt", "two.txt"] {
+        place.write(name, "Once upon a time, é🎉 and so on. ".repeat(6));
+    }
+    place.done(&[
+        "prepare",
+        "text",
+        "--input",
+        "one.txt",
+        "two.txt",
+        "--tokenizer=gpt2",
+        "--val-fraction=0.6",
+        "--out=data",
+    ]);
+    let shard = place.read("data/val_000000.bin");
+    let tokens: Vec<u32> =
+        shard[1024..].chunks(2).map(|pair| u32::from(u16::from_le_bytes([pair[0], pair[1]]))).collect();
+    assert!(tokens[1..].contains(&50256), "{tokens:?}");
+    let words: Vec<u32> = tokens[1..].iter().copied().filter(|&token| token != 50256).collect();
+    let bytes = Tokenizer::gpt2().decode_bytes(&words).len();
+
+    let targets = tokens.len() - 1;
+    let found = measured(&place, &["--from=model", "--data=data", &format!("--block_size={targets}")]);
+    let nats = found["loss"].as_f64().unwrap() * targets as f64;
+    assert_near(&found["bits_per_byte"], nats / std::f64::consts::LN_2 / bytes as f64);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod config;
 mod convert;
 mod eval;
 mod help;
+mod hub;
 mod plan;
 mod prepare;
 mod recipes;
