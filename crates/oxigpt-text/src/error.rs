@@ -51,6 +51,44 @@ pub enum Error {
         /// What differs from the tokenizers of this crate.
         reason: String,
     },
+
+    /// A text that the tokenizer of a `tokenizer.json` cannot encode.
+    #[error("the text cannot be encoded: {0}")]
+    Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
+
+    /// A vocabulary to train that is too small for the bytes and the special tokens, or larger than is ever read.
+    #[error(
+        "a vocabulary of {vocab_size} tokens cannot be trained: with {n_specials} special token{} the smallest has \
+         {smallest}, the largest {largest}",
+        if *n_specials == 1 { "" } else { "s" }
+    )]
+    VocabularySize {
+        /// The size asked for.
+        vocab_size: usize,
+        /// 256 bytes and the special tokens.
+        smallest: usize,
+        /// Number of special tokens.
+        n_specials: usize,
+        /// The largest size there is.
+        largest: usize,
+    },
+
+    /// A special token that could not be told from another token.
+    #[error("the special token {token:?} {problem}")]
+    SpecialToken {
+        /// The token.
+        token: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
+    /// Training on no text at all.
+    #[error("the text to train the tokenizer on is empty")]
+    NoTrainingText,
+
+    /// Training that failed inside the library.
+    #[error("the tokenizer cannot be trained: {0}")]
+    Train(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
@@ -65,9 +103,26 @@ impl Error {
             }
             Error::Json { .. } => "fetch or write the tokenizer files again; this one is damaged",
             Error::Foreign { .. } => {
-                "only GPT-2's own tokenizer and character tokenizers can be read; if the model was trained with plain \
-                 GPT-2 tokens, remove the tokenizer files from its directory"
+                "give a tokenizer.json that the current Python package `tokenizers` opens (AutoTokenizer's save_pretrained \
+                 writes one); if the model was trained with plain GPT-2 tokens, remove the tokenizer files from its \
+                 directory"
             }
+            Error::Encode(_) => {
+                "use a tokenizer that encodes any text (gpt2, byte, or one that is trained), or clean the text"
+            }
+            Error::VocabularySize { vocab_size, smallest, .. } if vocab_size < smallest => {
+                return Some(format!(
+                    "ask for at least {smallest}; every byte and every special token is one"
+                ));
+            }
+            Error::VocabularySize { .. } => "ask for fewer; common sizes are 8,000 to 65,000",
+            Error::SpecialToken { .. } => {
+                "list each special token once, with a name that no text has, like <|endoftext|>"
+            }
+            Error::NoTrainingText => {
+                "give text to train on; a few megabytes of the language are enough to begin with"
+            }
+            Error::Train(_) => "ask for a smaller vocabulary or give less text",
         };
         Some(hint.to_owned())
     }

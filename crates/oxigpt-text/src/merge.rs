@@ -7,22 +7,30 @@ use std::collections::BinaryHeap;
 
 use rustc_hash::FxHashMap;
 
-/// In place of a merged token: the two do not merge.
+/// In place of a rank: the two do not merge.
 const NONE: u16 = u16::MAX;
+
+/// More merges than these cannot be numbered.
+pub(crate) const MAX_MERGES: usize = NONE as usize;
 
 /// Up to this many bytes, scanning is used.
 const SCAN_LIMIT: usize = 64;
 
-/// Which token two neighbours become. A token's id is also its rank: lower ones merge first.
+/// Which neighbours merge, in what order, and what they become.
 #[derive(Debug)]
 pub(crate) struct Merges {
-    merged: FxHashMap<(u16, u16), u16>,
+    /// The rank of a pair: lower ones merge first.
+    ranks: FxHashMap<(u16, u16), u16>,
+    /// The token that the pair of each rank becomes.
+    merged: Vec<u16>,
 }
 
 impl Merges {
-    /// `pairs` are the two halves of a token and its id.
+    /// `pairs` are the two halves of a token and its id, at most [`MAX_MERGES`] of them in order of rank. Of two merges
+    /// of one pair, the later counts.
     pub(crate) fn new(pairs: impl Iterator<Item = ((u16, u16), u16)>) -> Merges {
-        Merges { merged: pairs.collect() }
+        let (pairs, merged): (Vec<_>, Vec<_>) = pairs.unzip();
+        Merges { ranks: pairs.into_iter().zip(0..).collect(), merged }
     }
 
     /// Merges `ids`, the byte tokens of a piece, and appends the result.
@@ -30,28 +38,29 @@ impl Merges {
         if ids.len() <= SCAN_LIMIT { self.scan(ids, out) } else { self.drain_heap(ids, out) }
     }
 
-    fn of(&self, left: u16, right: u16) -> u16 {
-        self.merged.get(&(left, right)).copied().unwrap_or(NONE)
+    fn rank(&self, left: u16, right: u16) -> u16 {
+        self.ranks.get(&(left, right)).copied().unwrap_or(NONE)
     }
 
     /// For at most [`SCAN_LIMIT`] ids.
     fn scan(&self, ids: &mut [u16], out: &mut Vec<u32>) {
-        // candidates[i]: what ids[i] and ids[i + 1] become.
+        // candidates[i]: the rank of ids[i] and ids[i + 1].
         let mut candidates = [NONE; SCAN_LIMIT];
         for (candidate, pair) in candidates.iter_mut().zip(ids.windows(2)) {
-            *candidate = self.of(pair[0], pair[1]);
+            *candidate = self.rank(pair[0], pair[1]);
         }
         let mut n = ids.len();
-        while let Some((i, &merged)) = (candidates[..n].iter().enumerate()).min_by_key(|&(_, &merged)| merged)
-            && merged != NONE
+        while let Some((i, &rank)) = (candidates[..n].iter().enumerate()).min_by_key(|&(_, &rank)| rank)
+            && rank != NONE
         {
+            let merged = self.merged[usize::from(rank)];
             ids[i] = merged;
             ids.copy_within(i + 2..n, i + 1);
             candidates.copy_within(i + 1..n, i);
             n -= 1;
-            candidates[i] = if i + 1 < n { self.of(merged, ids[i + 1]) } else { NONE };
+            candidates[i] = if i + 1 < n { self.rank(merged, ids[i + 1]) } else { NONE };
             if i > 0 {
-                candidates[i - 1] = self.of(ids[i - 1], merged);
+                candidates[i - 1] = self.rank(ids[i - 1], merged);
             }
         }
         out.extend(ids[..n].iter().map(|&id| u32::from(id)));
@@ -63,18 +72,19 @@ impl Merges {
         let n = ids.len();
         let mut next: Vec<usize> = (1..=n).collect();
         let mut previous: Vec<usize> = (0..n).map(|i| i.saturating_sub(1)).collect();
-        let mut candidates: Vec<u16> = ids.windows(2).map(|pair| self.of(pair[0], pair[1])).collect();
+        let mut candidates: Vec<u16> = ids.windows(2).map(|pair| self.rank(pair[0], pair[1])).collect();
         candidates.push(NONE);
         let mut heap: BinaryHeap<Reverse<(u16, usize)>> = candidates
             .iter()
             .zip(0..)
-            .filter(|&(&merged, _)| merged != NONE)
-            .map(|(&m, i)| Reverse((m, i)))
+            .filter(|&(&rank, _)| rank != NONE)
+            .map(|(&rank, i)| Reverse((rank, i)))
             .collect();
-        while let Some(Reverse((merged, i))) = heap.pop() {
-            if candidates[i] != merged {
+        while let Some(Reverse((rank, i))) = heap.pop() {
+            if candidates[i] != rank {
                 continue;
             }
+            let merged = self.merged[usize::from(rank)];
             let right = next[i];
             ids[i] = merged;
             candidates[right] = NONE;
@@ -82,10 +92,10 @@ impl Merges {
             if next[i] < n {
                 previous[next[i]] = i;
             }
-            candidates[i] = if next[i] < n { self.of(merged, ids[next[i]]) } else { NONE };
+            candidates[i] = if next[i] < n { self.rank(merged, ids[next[i]]) } else { NONE };
             let left = previous[i];
             if i > 0 {
-                candidates[left] = self.of(ids[left], merged);
+                candidates[left] = self.rank(ids[left], merged);
             }
             let changed = if i > 0 { &[left, i][..] } else { &[i][..] };
             heap.extend(

@@ -10,6 +10,9 @@ static RUNS: &[u8] = include_bytes!("../assets/unicode_classes.bin");
 /// The class of every character up to the last one that is not [`Class::Other`].
 static CLASSES: LazyLock<Vec<Class>> = LazyLock::new(class_table);
 
+/// The class of each ASCII character by its byte, for the loop in which most of the time is spent.
+static ASCII: [Option<Class>; 256] = ascii_classes();
+
 /// What the pattern tells apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(u8)]
@@ -33,6 +36,21 @@ fn class_table() -> Vec<Class> {
         current = [Class::Letter, Class::Number, Class::Space, Class::Other][(run & 3) as usize];
     }
     table
+}
+
+const fn ascii_classes() -> [Option<Class>; 256] {
+    let mut classes = [None; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        classes[byte] = Some(match byte as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' => Class::Letter,
+            b'0'..=b'9' => Class::Number,
+            b'\t'..=b'\r' | b' ' => Class::Space,
+            _ => Class::Other,
+        });
+        byte += 1;
+    }
+    classes
 }
 
 /// The pieces of `text`, in order; joined, they are `text`.
@@ -84,22 +102,27 @@ impl Pieces<'_> {
 
     /// Where the run of `class` that goes on at byte `at` ends.
     fn run_end(&self, class: Class, mut at: usize) -> usize {
-        while at < self.rest.len() {
+        let bytes = self.rest.as_bytes();
+        loop {
+            while at < bytes.len() && ASCII[usize::from(bytes[at])] == Some(class) {
+                at += 1;
+            }
+            if at == bytes.len() || bytes[at].is_ascii() {
+                return at;
+            }
             let (next, len) = self.class_at(at);
             if next != class {
-                break;
+                return at;
             }
             at += len;
         }
-        at
     }
 
     /// The class and length in bytes of the character that begins at byte `at`.
     #[inline]
     fn class_at(&self, at: usize) -> (Class, usize) {
-        let byte = self.rest.as_bytes()[at];
-        if byte.is_ascii() {
-            return (self.classes[usize::from(byte)], 1);
+        if let Some(class) = ASCII[usize::from(self.rest.as_bytes()[at])] {
+            return (class, 1);
         }
         let c = self.rest[at..].chars().next().expect("a character begins at `at`");
         (self.classes.get(c as usize).copied().unwrap_or(Class::Other), c.len_utf8())

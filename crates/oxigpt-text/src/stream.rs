@@ -7,6 +7,8 @@ use crate::{REPLACEMENT, Tokenizer};
 pub struct StreamDecoder {
     /// The beginning of a character whose end has not come yet: at most three bytes.
     pending: Vec<u8>,
+    /// The token before, on which the space in front of the next may depend.
+    previous: Option<u32>,
 }
 
 impl StreamDecoder {
@@ -18,7 +20,7 @@ impl StreamDecoder {
     /// Takes one id and gives the text that it completes, possibly none. Bytes that can no longer become a
     /// character come out as U+FFFD.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        tokenizer.push_bytes(id, &mut self.pending);
+        tokenizer.push_bytes(&mut self.previous, id, &mut self.pending);
         let mut text = String::new();
         let mut held = Vec::new();
         let mut chunks = self.pending.utf8_chunks().peekable();
@@ -36,7 +38,8 @@ impl StreamDecoder {
 
     /// Ends the text: what is held back comes out as U+FFFD, and the decoder is as new.
     pub fn finish(&mut self) -> String {
-        String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
+        let pending = std::mem::take(self).pending;
+        String::from_utf8_lossy(&pending).into_owned()
     }
 }
 

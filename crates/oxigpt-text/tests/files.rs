@@ -33,9 +33,7 @@ fn changed(tokenizer: &Tokenizer, change: impl FnOnce(&mut Value)) -> Files {
 fn assert_refused(files: &Files, message: &str) {
     let error = read(files).unwrap_err();
     assert_eq!(error.to_string(), message);
-    assert!(
-        error.hint().unwrap().contains("only GPT-2's own tokenizer and character tokenizers can be read")
-    );
+    assert!(error.hint().unwrap().contains("give a tokenizer.json that the current Python package"));
 }
 
 #[test]
@@ -105,11 +103,10 @@ fn other_vocabularies_are_refused() {
     files.insert("vocab.json".to_owned(), br#"{"a": 0, "b": 1}"#.to_vec());
     assert_refused(&files, "vocab.json: an unsupported tokenizer: it has 2 tokens, GPT-2 has 50257");
 
-    let files = changed(&Tokenizer::gpt2(), |json| {
-        json["model"]["vocab"]["A"] = json!(33);
-        json["model"]["vocab"]["B"] = json!(32);
-    });
-    assert_refused(&files, "tokenizer.json: an unsupported tokenizer: token 32 is not GPT-2's, \"A\"");
+    let vocab = String::from_utf8(gpt2_without_tokenizer_json()["vocab.json"].clone()).unwrap();
+    let swapped = vocab.replace("\"A\":32,", "\"A\":33,").replace("\"B\":33,", "\"B\":32,");
+    files.insert("vocab.json".to_owned(), swapped.into_bytes());
+    assert_refused(&files, "vocab.json: an unsupported tokenizer: token 32 is not GPT-2's, \"A\"");
 }
 
 #[test]
@@ -117,57 +114,85 @@ fn other_merges_are_refused() {
     let mut files = gpt2_without_tokenizer_json();
     files.insert("merges.txt".to_owned(), b"#version: 0.2\na b\n".to_vec());
     assert_refused(&files, "merges.txt: an unsupported tokenizer: its merges are not GPT-2's");
-    let files =
-        changed(&Tokenizer::gpt2(), |json| json["model"]["merges"].as_array_mut().unwrap().swap(0, 1));
-    assert_refused(&files, "tokenizer.json: an unsupported tokenizer: its merges are not GPT-2's");
 }
 
 #[test]
-fn other_models_are_refused() {
-    let chars = Tokenizer::chars_of("ab").unwrap();
-    let files = changed(&chars, |json| json["model"]["type"] = json!("WordPiece"));
-    assert_refused(&files, "tokenizer.json: an unsupported tokenizer: its model is not a byte-pair encoding");
-    let files = changed(&chars, |json| json["normalizer"] = json!({"type": "NFC"}));
-    assert_refused(&files, "tokenizer.json: an unsupported tokenizer: it normalizes the text");
-    for add_prefix in [json!({"type": "ByteLevel", "add_prefix_space": true}), json!({"type": "Whitespace"})]
-    {
-        let files = changed(&Tokenizer::gpt2(), |json| json["pre_tokenizer"] = add_prefix);
-        assert_refused(
-            &files,
-            "tokenizer.json: an unsupported tokenizer: it does not cut the text as GPT-2 does",
-        );
-    }
-}
-
-#[test]
-fn added_tokens_are_refused() {
+fn other_tokens_than_gpt2s_are_refused_where_there_is_no_tokenizer_json() {
     let mut files = gpt2_without_tokenizer_json();
     files.insert("added_tokens.json".to_owned(), br#"{"<user>": 50257}"#.to_vec());
     assert_refused(
         &files,
         "added_tokens.json: an unsupported tokenizer: it adds the token \"<user>\" to GPT-2's",
     );
-    let files = changed(&Tokenizer::gpt2(), |json| {
-        let added = json["added_tokens"].as_array_mut().unwrap();
-        added.push(json!({"id": 50257, "content": "[PAD]", "special": true}));
-    });
-    assert_refused(
-        &files,
-        "tokenizer.json: an unsupported tokenizer: it adds the token \"[PAD]\" to GPT-2's",
-    );
+}
+
+/// A `tokenizer.json` that differs in anything from GPT-2's is taken as it is.
+#[test]
+fn what_is_almost_gpt2_is_another_tokenizer() {
+    let is_json = |change: fn(&mut Value)| read(&changed(&Tokenizer::gpt2(), change)).unwrap().unwrap();
+    let text = "I'm, the end";
+    let gpt2 = Tokenizer::gpt2().encode(text).unwrap();
+    let others = [
+        is_json(|json| {
+            json["model"]["vocab"]["A"] = json!(33);
+            json["model"]["vocab"]["B"] = json!(32);
+        }),
+        is_json(|json| json["model"]["merges"].as_array_mut().unwrap().swap(0, 1)),
+        is_json(|json| {
+            let added = json["added_tokens"].as_array_mut().unwrap();
+            added.push(json!({"id": 50257, "content": "[PAD]", "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false}));
+        }),
+    ];
+    for other in &others {
+        assert_eq!(other.name(), "tokenizer.json");
+        assert_eq!(other.end_of_text(), Some(50_256));
+        assert_eq!(other.encode(text).unwrap(), gpt2);
+    }
+    assert_eq!(others[2].vocab_size(), 50_258);
+    assert_eq!(others[2].encode_with_specials("[PAD]").unwrap(), [50_257]);
+    let prefixed = is_json(|json| json["pre_tokenizer"]["add_prefix_space"] = json!(true));
+    assert_eq!(prefixed.encode("the").unwrap(), Tokenizer::gpt2().encode(" the").unwrap());
 }
 
 #[test]
-fn what_is_almost_a_character_tokenizer_is_refused() {
+fn models_that_are_none_are_refused() {
     let chars = Tokenizer::chars_of("ab").unwrap();
-    let with_vocab = |vocab: Value| changed(&chars, |json| json["model"]["vocab"] = vocab);
-    let prefix = "tokenizer.json: an unsupported tokenizer: ";
-    let refused = |vocab, reason: &str| assert_refused(&with_vocab(vocab), &format!("{prefix}{reason}"));
-    refused(json!({"ab": 0}), "it has no merges, but the token \"ab\" is not one character");
-    refused(json!({"a": 0, "b": 2}), "the token \"b\" has id 2, but there are 2 tokens");
-    refused(json!({"a": 0, "b": 0}), "two of its tokens have the same id");
-    let split = changed(&chars, |json| json["pre_tokenizer"] = json!({"type": "Whitespace"}));
-    assert_refused(&split, &format!("{prefix}it has no merges, but is not one token per character either"));
-    assert!(matches!(read(&with_vocab(json!({}))).unwrap_err(), Error::EmptyVocabulary));
-    assert!(matches!(read(&with_vocab(json!(["a"]))).unwrap_err(), Error::Json { .. }));
+    let with_type = |name: &str| changed(&chars, |json| json["model"]["type"] = json!(name));
+    assert_refused(
+        &with_type("Rwkv"),
+        "tokenizer.json: an unsupported tokenizer: its model is \"Rwkv\", which is none of BPE, WordPiece, WordLevel and \
+         Unigram",
+    );
+    let no_model = changed(&chars, |json| json["model"] = Value::Null);
+    assert_refused(&no_model, "tokenizer.json: an unsupported tokenizer: it has no model");
+    let error = read(&with_type("WordPiece")).unwrap_err();
+    assert!(error.to_string().starts_with("tokenizer.json: an unsupported tokenizer: "), "{error}");
+    let json = |json: &str| Files::from([("tokenizer.json".to_owned(), json.as_bytes().to_vec())]);
+    for other in ["[]", "7", "\"text\"", "{}"] {
+        assert_refused(&json(other), "tokenizer.json: an unsupported tokenizer: it has no model");
+    }
+}
+
+#[test]
+fn ids_without_bound_are_refused() {
+    let chars = Tokenizer::chars_of("ab").unwrap();
+    let files = changed(&chars, |json| json["model"]["vocab"]["c"] = json!(1 << 20));
+    assert_refused(
+        &files,
+        "tokenizer.json: an unsupported tokenizer: its highest id is 1048576; the limit is 1048575",
+    );
+    let files = changed(&chars, |json| json["model"]["vocab"] = json!({}));
+    assert_refused(&files, "tokenizer.json: an unsupported tokenizer: it has no tokens");
+}
+
+#[test]
+fn what_is_almost_a_character_tokenizer_is_another_tokenizer() {
+    let chars = Tokenizer::chars_of("ab").unwrap();
+    let named = |change: fn(&mut Value)| read(&changed(&chars, change)).unwrap().unwrap().name();
+    assert_eq!(named(|_| ()), "char");
+    assert_eq!(named(|json| json["model"]["vocab"] = json!({"ab": 0})), "tokenizer.json");
+    assert_eq!(named(|json| json["model"]["vocab"] = json!({"a": 0, "b": 2})), "tokenizer.json");
+    assert_eq!(named(|json| json["pre_tokenizer"] = json!({"type": "Whitespace"})), "tokenizer.json");
+    assert_eq!(named(|json| json["normalizer"] = json!({"type": "NFC"})), "tokenizer.json");
 }

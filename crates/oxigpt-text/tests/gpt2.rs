@@ -187,8 +187,58 @@ fn tricky_text() -> impl Strategy<Value = String> {
     vec(select(parts), 0..24).prop_map(|parts| parts.concat())
 }
 
+/// Letters, marks or whatever else stands together in Unicode: characters of one stretch of 128, as of one script.
+fn script() -> impl Strategy<Value = String> {
+    // All that is assigned lies below U+32400 but for tags and private use.
+    (0..0x32400u32 / 128, vec(0..128u32, 1..16)).prop_map(|(block, offsets)| {
+        offsets.into_iter().filter_map(|offset| char::from_u32(128 * block + offset)).collect()
+    })
+}
+
+fn run() -> impl Strategy<Value = String> {
+    let units = vec![
+        " ",
+        "\n",
+        "\r\n",
+        "\u{3000}",
+        "a",
+        "Z",
+        "é",
+        "7",
+        "½",
+        "字",
+        "é\u{301}",
+        "!",
+        "'s",
+        "'",
+        "👍",
+        "\u{200D}",
+        "\0",
+    ];
+    (select(units), 1..200usize).prop_map(|(unit, n)| unit.repeat(n))
+}
+
+/// Words of many scripts with what may stand between them, and long runs of one thing.
+fn scripts_text() -> impl Strategy<Value = String> {
+    let between =
+        select(vec!["", " ", "  ", "\n\n", "'ll", "'", ", ", "\u{A0}", "3"]).prop_map(str::to_owned);
+    vec(prop_oneof![4 => script(), 3 => between, 1 => run()], 0..12).prop_map(|parts| parts.concat())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn every_script_as_oracle(text in scripts_text()) {
+        assert_as_oracle(&text);
+    }
+
+    #[test]
+    fn special_tokens_as_oracle(parts in vec(prop_oneof![Just("<|endoftext|>".to_owned()), scripts_text()], 0..5)) {
+        let text = parts.concat();
+        let ids = Tokenizer::gpt2().encode_with_specials(&text).unwrap();
+        prop_assert_eq!(ids, oracle().encode_with_special_tokens(&text));
+    }
 
     #[test]
     fn tricky_text_as_oracle(text in tricky_text()) {
