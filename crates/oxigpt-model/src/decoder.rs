@@ -55,6 +55,8 @@ pub struct SampleOptions {
     pub seed: u64,
     /// Token that ends the text; it is not part of it.
     pub stop: Option<u32>,
+    /// Choose among the first so many words, where the model has more than its tokenizer (a vocabulary rounded up).
+    pub words: Option<usize>,
 }
 
 impl Decoder {
@@ -183,6 +185,7 @@ pub fn generate(
         } else {
             decoder.decode(session, window[window.len() - 1], window.len() - 1, &mut logits)?;
         }
+        logits.truncate(options.words.unwrap_or(logits.len()));
         let token = sample(&logits, options.temperature, options.top_k, random.uniform())
             .ok_or(Error::NotFinite { tokens: tokens.len() })?;
         if options.stop == Some(token) {

@@ -6,13 +6,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use oxigpt_compute::Session;
-use oxigpt_compute::cpu::packed_bytes;
 use oxigpt_model::eval_plan;
 
 use crate::error::Error;
 use crate::event::{Eval, Event, Observer};
-use crate::job::{Job, Origin, check_memory};
+use crate::job::{Job, Origin};
 use crate::machine;
 use crate::metrics::Metrics;
 use crate::run_dir::RunDir;
@@ -23,8 +21,7 @@ pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> R
     let Job { settings, dir, corpus, config, origin, warnings } = job;
     let (plan, parameters, pass) = eval_plan(&config, settings.batch_size, settings.block_size)?;
     let plan = plan.with_precision(settings.precision());
-    check_memory(plan.arena_bytes() + packed_bytes(&plan))?;
-    let mut session = Session::new(plan, machine::backend(settings.threads)?)?;
+    let mut session = machine::session(plan, settings.threads)?;
     origin.upload(&mut session, &parameters, &config, settings.seed)?;
     // Of a run that exists nothing is taken back; of an evaluation before this one, all.
     let (step, kept) = match &origin {

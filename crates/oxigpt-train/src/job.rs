@@ -97,7 +97,7 @@ impl Job {
             );
         }
         let estimate = Estimate::of_plan(settings, config, &plan, &handles);
-        check_memory(estimate.memory_bytes + estimate.checkpoint_buffer_bytes)?;
+        machine::check_memory(estimate.memory_bytes + estimate.checkpoint_buffer_bytes)?;
         Ok(Planned { plan, handles, estimate, sampler })
     }
 }
@@ -117,14 +117,5 @@ impl Origin {
             Origin::Checkpoint(checkpoint) => parameters.upload(session, &checkpoint.weights)?,
         }
         Ok(())
-    }
-}
-
-/// Refuses what takes more memory than there is.
-pub(crate) fn check_memory(bytes: usize) -> Result<(), Error> {
-    let needed = bytes as u64;
-    match machine::available_memory().filter(|&available| available < needed) {
-        Some(available) => Err(Error::Memory { needed, available }),
-        None => Ok(()),
     }
 }

@@ -4,8 +4,10 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
-use oxigpt_compute::cpu::{Cpu, CpuOptions};
-use oxigpt_compute::{Backend, Builder, Cost, Data, Error, LinearWeights, Precision, Session, TensorId};
+use oxigpt_compute::cpu::{Cpu, CpuOptions, packed_bytes};
+use oxigpt_compute::{
+    Backend, Builder, Cost, Data, Error, LinearWeights, Plan, Precision, Session, TensorId,
+};
 
 use crate::words::count;
 
@@ -97,6 +99,24 @@ pub fn available_memory() -> Option<u64> {
         fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
     let free = fs::read_to_string("/proc/meminfo").ok().and_then(|text| kibibytes(&text, "MemAvailable"));
     [limit, free].into_iter().flatten().min()
+}
+
+/// Refuses what takes more memory than there is.
+pub(crate) fn check_memory(bytes: usize) -> Result<(), crate::Error> {
+    let needed = bytes as u64;
+    match available_memory().filter(|&available| available < needed) {
+        Some(available) => Err(crate::Error::Memory { needed, available }),
+        None => Ok(()),
+    }
+}
+
+/// A session of a plan that fits into memory.
+///
+/// # Errors
+/// If it does not, or there are no threads.
+pub fn session(plan: Plan, asked_threads: usize) -> Result<Session, crate::Error> {
+    check_memory(plan.arena_bytes() + packed_bytes(&plan))?;
+    Ok(Session::new(plan, backend(asked_threads)?)?)
 }
 
 /// The processor's name, where the system says.

@@ -64,6 +64,7 @@ impl Sampler {
             max_new_tokens: self.tokens,
             seed: u64::from(low) | u64::from(high) << 32,
             stop: self.tokenizer.end_of_text(),
+            words: Some(self.tokenizer.vocab_size()),
         };
         let tokens = generate(&mut trainer.session, &decoder, &self.prompt, &options, &mut |_| {
             ControlFlow::Continue(())

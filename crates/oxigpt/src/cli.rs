@@ -49,9 +49,9 @@ const EVALUATING: &str = concat!(
     models!(),
     "
 Examples:
-  oxigpt eval --from out/demo --data stories            on every window of the validation tokens
+  oxigpt eval --from out/demo               on all validation tokens of the run
   oxigpt eval --from gpt2 --data data/mine --split train --json
-  oxigpt eval eval-gpt2                                 model and data of a recipe, but all its windows
+  oxigpt eval eval-gpt2                     model, data and batch of a recipe
 "
 );
 
@@ -59,7 +59,7 @@ const CONVERTING: &str = concat!(
     models!(),
     "
 Examples:
-  oxigpt convert out/demo demo-hf --to hf               for transformers' GPT2LMHeadModel.from_pretrained
+  oxigpt convert out/demo demo-hf --to hf   GPT2LMHeadModel.from_pretrained(\"demo-hf\") loads it
   oxigpt convert gpt2 gpt2_124M_bf16.bin --to llmc --dtype bfloat16
 "
 );
@@ -230,7 +230,7 @@ pub(crate) struct EvalArgs {
     /// The model to measure
     #[arg(long, value_name = "MODEL")]
     pub(crate) from: Option<String>,
-    /// Data directory, or its name under data/
+    /// Data directory, or its name under data/; for a run, its own data where it is left out
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<String>,
     /// Which part of the data

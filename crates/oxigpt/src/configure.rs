@@ -48,7 +48,8 @@ pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
     let nowhere = Settings { dataset: String::new(), ..Settings::default() };
     let asked = layered(nowhere, "", &recipes, &flags)?;
     let init_from = start(&asked.init_from, from.as_deref(), &flags)?;
-    let asked = Settings { init_from, dataset: data.unwrap_or(asked.dataset), ..asked };
+    let mut dataset = data.unwrap_or(asked.dataset.clone());
+    let asked = Settings { init_from, ..asked };
     let Start::Model(name) = asked.start() else {
         return Err(CliError::usage(
             "nothing says which model to evaluate",
@@ -56,7 +57,10 @@ pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
         )
         .into());
     };
-    if asked.dataset.is_empty() {
+    if dataset.is_empty() {
+        dataset = data_of_run(name)?;
+    }
+    if dataset.is_empty() {
         return Err(CliError::usage(
             "nothing says what to evaluate on",
             "add --data=DIR: a data directory, or its name under data/; `oxigpt prepare` makes one",
@@ -66,9 +70,19 @@ pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
     let model = model::open(name)?;
     let args = ConfigArgs { recipes, from: None, flags };
     let settings = begun_with(name, &model.config, "", &args)?;
-    let settings = Settings { dataset: asked.dataset.clone(), ..settings };
+    let settings = Settings { dataset, ..settings };
     settings.validate()?;
     Ok((settings, model))
+}
+
+/// The data that a run learned from; nothing for any other model.
+fn data_of_run(name: &str) -> Result<String> {
+    let config = Path::new(name).join("config.toml");
+    let mut settings = Settings { dataset: String::new(), ..Settings::default() };
+    if config.exists() {
+        settings.apply_file(&config)?;
+    }
+    Ok(settings.dataset)
 }
 
 /// Settings, and what `open` gave for the model that the run begins with, beside its shape.

@@ -11,7 +11,7 @@ use oxigpt_model::{
 use crate::support::*;
 
 const GREEDY: SampleOptions =
-    SampleOptions { temperature: 0.0, top_k: None, max_new_tokens: 19, seed: 0, stop: None };
+    SampleOptions { temperature: 0.0, top_k: None, max_new_tokens: 19, seed: 0, stop: None, words: None };
 
 fn decoding(
     config: &ModelConfig,
@@ -124,6 +124,8 @@ fn chance_follows_the_seed() {
     assert_ne!(first, run(&mut session, &decoder, &[3], &SampleOptions { seed: 1, ..options }));
     let distinct: std::collections::BTreeSet<_> = first.iter().collect();
     assert!(distinct.len() > 30 && first.iter().all(|&t| t < 37), "{first:?}");
+    let few = run(&mut session, &decoder, &[3], &SampleOptions { words: Some(4), ..options });
+    assert!(few.len() == 200 && few.iter().all(|&token| token < 4), "{few:?}");
     let narrow = SampleOptions { top_k: Some(1), ..options };
     assert_eq!(run(&mut session, &decoder, &[3], &narrow)[..19], run(&mut session, &decoder, &[3], &GREEDY));
 }

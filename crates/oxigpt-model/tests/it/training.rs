@@ -107,7 +107,14 @@ fn phases_share_weights_and_nothing_else() {
     for target in TARGETS {
         let (mut plain, train) = session(&config, &shape(2), &target);
         let (mut busy, _) = session(&config, &shape(2), &target);
-        let options = SampleOptions { temperature: 1.0, top_k: None, max_new_tokens: 9, seed: 0, stop: None };
+        let options = SampleOptions {
+            temperature: 1.0,
+            top_k: None,
+            max_new_tokens: 9,
+            seed: 0,
+            stop: None,
+            words: None,
+        };
         let mut texts = Vec::new();
         for step in 0..3 {
             gradients(&mut plain, &train, step);

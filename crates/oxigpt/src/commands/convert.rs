@@ -50,7 +50,8 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
 
 /// llm.c's format is one file, which may be named by its directory.
 fn llmc_path(target: &Path) -> PathBuf {
-    if target.is_dir() { target.join(LLMC_FILE) } else { target.to_owned() }
+    let names_a_directory = target.is_dir() || target.to_string_lossy().ends_with(['/', '\\']);
+    if names_a_directory { target.join(LLMC_FILE) } else { target.to_owned() }
 }
 
 fn precision(dtype: Dtype) -> Precision {

@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::Result;
-use oxigpt_compute::Session;
 use oxigpt_data::{EvalWindows, Split, eval_windows};
 use oxigpt_eval::{Loss, evaluate, target_bytes};
 use oxigpt_model::eval_plan;
@@ -15,6 +14,7 @@ use serde_json::json;
 
 use crate::cli::EvalArgs;
 use crate::configure;
+use crate::hint::CliError;
 use crate::report::{self, WindowBar, duration, thousands};
 
 /// What an evaluation found.
@@ -46,6 +46,11 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
     ));
     let began = Instant::now();
     let loss = measure(&settings, &model, &windows)?;
+    if !loss.nats_per_token.is_finite() {
+        let message = format!("the loss of {} is {}", model.name, loss.nats_per_token);
+        let hint = "its weights are damaged, or its training has diverged: use an earlier checkpoint";
+        return Err(CliError::failure(message, hint).into());
+    }
     let bits_per_byte = tokenizer.map(|tokenizer| {
         let bytes = target_bytes(&windows, &tokenizer);
         loss.bits_per_byte(bytes as f64 / loss.tokens as f64)
@@ -66,8 +71,7 @@ fn measure(settings: &Settings, model: &Model, windows: &EvalWindows) -> Result<
     let mut config = model.config.clone();
     config.crop_block_size(settings.block_size)?;
     let (plan, parameters, pass) = eval_plan(&config, rows, settings.block_size)?;
-    let mut session =
-        Session::new(plan.with_precision(settings.precision()), machine::backend(settings.threads)?)?;
+    let mut session = machine::session(plan.with_precision(settings.precision()), settings.threads)?;
     parameters.upload(&mut session, &model.weights)?;
     let bar = WindowBar::new(windows.len());
     let mut progress = |done| {

@@ -66,6 +66,7 @@ fn options(args: &SampleArgs, index: usize, model: &Speaker) -> SampleOptions {
         top_k: (args.top_k > 0).then_some(args.top_k),
         max_new_tokens: args.max_new_tokens,
         seed: args.seed.wrapping_add(index as u64),
+        words: Some(model.tokenizer.vocab_size()),
         stop: args.stop.then(|| model.tokenizer.end_of_text()).flatten(),
     }
 }
@@ -91,7 +92,7 @@ impl Speaker {
             )
         })?;
         let (plan, table, decoder) = decode_plan(&model.config)?;
-        let mut session = Session::new(plan, machine::backend(threads)?)?;
+        let mut session = machine::session(plan, threads)?;
         table.upload(&mut session, &model.weights)?;
         Ok(Speaker { session, decoder, tokenizer })
     }

@@ -57,7 +57,9 @@ fn there_and_back_is_the_same_to_the_bit() {
 fn bfloat16_halves_the_file_and_hardly_moves_the_loss() {
     let place = place_with_models();
     fs_err::create_dir(place.path().join("folder")).unwrap();
+    place.done(&["convert", "hf", "new/", "--to=llmc"]);
     place.done(&["convert", "hf", "wide.bin", "--to=llmc"]);
+    assert!(place.read("new/model.bin") == place.read("wide.bin"));
     place.done(&["convert", "hf", "folder", "--to=llmc", "--dtype=bfloat16"]);
     let (wide, narrow) = (place.read("wide.bin").len(), place.read("folder/model.bin").len());
     assert_eq!(2 * (narrow - 1024), wide - 1024);

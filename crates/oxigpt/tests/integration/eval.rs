@@ -68,7 +68,7 @@ fn a_model_of_llmcs() {
 fn a_run_and_its_checkpoint_on_the_data_it_was_trained_on() {
     let place = Place::for_training();
     place.done(&["train", "tiny.toml", "--max_iters=20", "--eval_tokens=448"]);
-    let found = measured(&place, &["--from=run", "--data=cat", "--limit-windows=28"]);
+    let found = measured(&place, &["--from=run", "--limit-windows=28"]);
     assert_eq!(found["tokens"], 448);
     // What the run itself measured last.
     let events = place.read_text("run/metrics.jsonl");
@@ -144,6 +144,21 @@ fn a_recipe_says_what_options_do_not() {
     let other =
         measured(&place, &["./mine.toml", "--from=nano", "--data=shakespeare_char", "--block_size=32"]);
     assert_near(&other["loss"], SHAKESPEARE);
+}
+
+#[test]
+fn weights_that_are_no_numbers_have_no_loss() {
+    let place = place_with_models();
+    let mut model = place.read("hf/model.safetensors");
+    let len = model.len();
+    model[len - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    place.write("hf/model.safetensors", &model);
+    let told = place.failed(&["eval", "--from=hf", "--data=stream", "--json"]);
+    assert_snapshot!(told, @"
+    hf on data/stream (val): 12 windows of 24 tokens
+    error: the loss of hf is NaN
+    hint: its weights are damaged, or its training has diverged: use an earlier checkpoint
+    ");
 }
 
 #[test]

@@ -276,3 +276,81 @@ fn completions_for_an_unknown_shell() {
     hint: add --help to see what can be written here
     ");
 }
+
+#[test]
+fn eval() {
+    assert_snapshot!(run(&["eval", "--help"]), @r#"
+    exit 0
+    --- stdout
+    Measure a model on a data set: loss, perplexity, bits per byte
+
+    Usage: oxigpt eval [OPTIONS] [RECIPE | FILE.toml]...
+
+    Arguments:
+      [RECIPE | FILE.toml]...  Recipes or files of settings that say what the options do not: model,
+                               data and batch
+
+    Options:
+          --from <MODEL>       The model to measure
+          --data <DIR>         Data directory, or its name under data/; for a run, its own data where it
+                               is left out
+          --split <val|train>  Which part of the data [default: val]
+          --limit-windows <N>  The first N windows only
+          --json               Print the numbers as one JSON object
+      -h, --help               Print help
+
+    Run:
+          --device <TEXT>  where the run computes [default: "cpu"]
+          --dtype <TEXT>   number format of weights and activations [default: "float32"]
+          --threads <N>    worker threads; 0 = one per core [default: 0]
+
+    Data:
+          --batch_size <N>  sequences in a micro-batch [default: 12]
+          --block_size <N>  tokens in a window [default: the model's]
+
+    A MODEL is one of, as its content shows:
+      a run directory (its best checkpoint, or else its latest), or a checkpoint of one
+      a Hugging Face GPT-2 directory
+      nanoGPT's ckpt.pt, build-nanogpt's model_NNNNN.pt, llm.c's model .bin
+      gpt2, gpt2-medium, gpt2-large, gpt2-xl, or OWNER/NAME on the Hugging Face hub
+
+    Examples:
+      oxigpt eval --from out/demo               on all validation tokens of the run
+      oxigpt eval --from gpt2 --data data/mine --split train --json
+      oxigpt eval eval-gpt2                     model, data and batch of a recipe
+    --- stderr
+    "#);
+}
+
+#[test]
+fn convert() {
+    assert_snapshot!(run(&["convert", "--help"]), @r#"
+    exit 0
+    --- stdout
+    Write a model in the format of another program
+
+    Usage: oxigpt convert [OPTIONS] --to <hf|llmc> <MODEL> <DIR>
+
+    Arguments:
+      <MODEL>  The model to write
+      <DIR>    What to make: a directory, or for llmc a file (in a directory, model.bin)
+
+    Options:
+          --to <hf|llmc>              A Hugging Face directory with its tokenizer, or llm.c's model file
+          --dtype <float32|bfloat16>  Number format of the weights; bfloat16 for llmc alone [default:
+                                      float32]
+          --json                      Print what was written, as one JSON object
+      -h, --help                      Print help
+
+    A MODEL is one of, as its content shows:
+      a run directory (its best checkpoint, or else its latest), or a checkpoint of one
+      a Hugging Face GPT-2 directory
+      nanoGPT's ckpt.pt, build-nanogpt's model_NNNNN.pt, llm.c's model .bin
+      gpt2, gpt2-medium, gpt2-large, gpt2-xl, or OWNER/NAME on the Hugging Face hub
+
+    Examples:
+      oxigpt convert out/demo demo-hf --to hf   GPT2LMHeadModel.from_pretrained("demo-hf") loads it
+      oxigpt convert gpt2 gpt2_124M_bf16.bin --to llmc --dtype bfloat16
+    --- stderr
+    "#);
+}

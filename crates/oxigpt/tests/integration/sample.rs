@@ -187,3 +187,23 @@ fn what_cannot_be_sampled() {
     hint: the file is damaged, cut short or of another format: fetch or save it again
     ");
 }
+
+/// nanoGPT rounds GPT-2's vocabulary up to 50304; what is beyond the tokenizer's words is never said.
+#[test]
+fn only_words_of_the_tokenizer_are_said() {
+    let place = place_with_model();
+    let wide = ModelConfig {
+        n_layer: 1,
+        n_head: 2,
+        n_embd: 16,
+        block_size: 8,
+        vocab_size: 500,
+        bias: true,
+        dropout: 0.0,
+        gelu: Gelu::Tanh,
+        attention: AttentionKind::Softmax,
+    };
+    save_pretrained(place.path().join("model"), &wide, &Initial { config: &wide, seed: 7 }).unwrap();
+    let text = said(&place, &["--temperature=1", "--top-k=0"]);
+    assert!(text.trim_end_matches('\n').chars().all(|c| TEXT.contains(c)), "{text}");
+}
