@@ -1,7 +1,10 @@
-//! How good a model is on a data set: the mean loss over fixed windows, and what follows from it.
+//! How good a model is: the mean loss over fixed windows of a data set and what follows from it, and scores on tasks
+//! with published protocols.
 //!
 //! Nothing here changes a weight, and nothing depends on chance: the same weights and windows give the same
 //! numbers.
+
+pub mod tasks;
 
 use std::ops::ControlFlow;
 

@@ -14,7 +14,7 @@ use oxigpt_compute::{Builder, Data, PhaseId, Session, TensorId};
 use crate::{Error, ModelConfig, Weights, forward};
 
 /// Lengths of a piece: near enough to each other that little of a piece is padding.
-const LENGTHS: [usize; 8] = [8, 16, 24, 32, 48, 64, 96, 128];
+const LENGTHS: [usize; 13] = [4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128];
 
 /// Handles of the phases that score.
 #[derive(Clone, Debug)]
@@ -192,5 +192,92 @@ impl Piece {
             to[..len].copy_from_slice(&rest[..len]);
         }
         columns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oxigpt_compute::reference::Reference;
+    use oxigpt_compute::{AttentionKind, Gelu};
+
+    use super::*;
+    use crate::{Initial, TensorTable, eval_plan, score_plan};
+
+    const VOCAB_SIZE: usize = 31;
+
+    fn config() -> ModelConfig {
+        ModelConfig {
+            n_layer: 2,
+            n_head: 2,
+            n_embd: 8,
+            block_size: 150,
+            vocab_size: VOCAB_SIZE,
+            bias: true,
+            dropout: 0.0,
+            gelu: Gelu::Tanh,
+            attention: AttentionKind::Softmax,
+        }
+    }
+
+    fn session(plan: oxigpt_compute::Plan, table: &TensorTable) -> Session {
+        let mut session = Session::new(plan, Box::new(Reference::new())).expect("a small model");
+        table.upload(&mut session, &Initial { config: &config(), seed: 3 }).expect("its own weights");
+        session
+    }
+
+    fn row(len: usize, seed: usize) -> Vec<u32> {
+        (0..len).map(|t| ((t * t + seed * t + seed) % VOCAB_SIZE) as u32).collect()
+    }
+
+    /// Losses of all tokens but the first, in one pass.
+    fn whole(row: &[u32]) -> Vec<f32> {
+        let (plan, table, pass) = eval_plan(&config(), 1, row.len() - 1).expect("a small model");
+        let mut session = session(plan, &table);
+        session.upload(pass.tokens, Data::U32(&row[..row.len() - 1])).expect("tokens");
+        session.upload(pass.targets, Data::U32(&row[1..])).expect("targets");
+        session.run(pass.phase);
+        let mut losses = vec![0.0; row.len() - 1];
+        session.download(pass.losses, &mut losses).expect("losses");
+        losses
+    }
+
+    fn assert_close(found: &[f32], expected: &[f32]) {
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found / expected - 1.0).abs() < 1e-6, "{found} is not {expected}");
+        }
+    }
+
+    /// Wherever reading ends and scoring begins, for rows as long as fit and shorter ones beside them.
+    #[test]
+    fn losses_are_those_of_a_whole_pass() {
+        for positions in [1, 3, 8, 37, 128, 150] {
+            let rows = [row(positions + 1, 1), row(positions.div_ceil(2) + 1, 2)];
+            let expected = rows.each_ref().map(|row| whole(row));
+            let (plan, table, scorer) = score_plan(&config(), 3, positions).expect("a small model");
+            let mut session = session(plan, &table);
+            for read in [0, 1, positions / 3, positions / 2, positions - 1] {
+                scorer.read(&mut session, &rows, 0..read).expect("its own words");
+                let found =
+                    scorer.score(&mut session, &rows, read + 1..positions + 1).expect("its own words");
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert_close(found, &expected[read.min(expected.len())..]);
+                }
+            }
+        }
+    }
+
+    /// What was scored behind a context does not change what is scored there next.
+    #[test]
+    fn a_context_serves_several_continuations() {
+        let (plan, table, scorer) = score_plan(&config(), 1, 60).expect("a small model");
+        let mut session = session(plan, &table);
+        let context = row(20, 5);
+        scorer.read(&mut session, &[&context], 0..19).expect("its own words");
+        for (seed, len) in [(1, 30), (2, 5), (3, 41), (4, 1)] {
+            let whole_row = [context.as_slice(), &row(len, seed)].concat();
+            let found = scorer.score(&mut session, &[&whole_row], 20..20 + len).expect("its own words");
+            assert_close(&found[0], &whole(&whole_row)[19..]);
+        }
     }
 }
