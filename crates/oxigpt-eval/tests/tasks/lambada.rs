@@ -55,7 +55,8 @@ fn losses_are_those_of_plain_passes() {
 fn greedy_continuations_are_right() {
     let (mut session, decoder) = decoding(&config());
     let prompt = [5, 9, 17];
-    let options = SampleOptions { temperature: 0.0, top_k: None, max_new_tokens: 3, seed: 1, stop: None };
+    let options =
+        SampleOptions { temperature: 0.0, top_k: None, max_new_tokens: 3, seed: 1, stop: None, words: None };
     let greedy =
         generate(&mut session, &decoder, &prompt, &options, &mut |_| ControlFlow::Continue(())).unwrap();
     // The token that comes first is called a space, since all last words begin with one.
