@@ -1,6 +1,6 @@
 //! Measures GPT-2 encoding: `cargo run --release -p oxigpt-text --example encode -- FILE [THREADS]` prints one JSON
 //! object with the tokens of the file and the bytes encoded per second, the median of several rounds. `--ranks` in place
-//! of these prints every ordinary token's bytes in hexadecimal, in order of rank, for `bench/tokenize.py`.
+//! of these prints every ordinary token's bytes in hexadecimal, in order of rank, for `bench/tokenizing.py`.
 #![allow(clippy::print_stdout, reason = "the numbers are what it is for")]
 
 use std::error::Error;

@@ -68,8 +68,8 @@ impl Tokenizer {
     /// The first special token ends documents (`<|endoftext|>` is the usual one). The same documents give the same
     /// tokenizer, in any order.
     ///
-    /// The memory needed is proportional to the number of different words and other pieces, not to the text: roughly
-    /// 2 GB for ten million of them. A sample of a few hundred megabytes gives about the vocabulary that all text would.
+    /// The memory needed is proportional to the number of different words and other pieces, not to the length of the
+    /// text.
     ///
     /// # Errors
     /// If the size is less than 256 and the special tokens or more than 2^20, if a special token is empty, repeated or
@@ -105,9 +105,9 @@ impl Tokenizer {
     /// The ids of `text`, all of it taken as ordinary text: a literal `<|endoftext|>` is thirteen characters. Nothing is
     /// put around them, whatever a `tokenizer.json` says of that.
     ///
-    /// GPT-2's encoding, and any byte-level one of its kind with fewer than 65,536 tokens, is ours: about 150 MB/s of
-    /// English and code on one core, and no text takes much more than linear time (1 MiB of one letter: 60 ms; of random
-    /// characters of all scripts: 30 ms).
+    /// GPT-2's encoding, and any byte-level one of its kind with fewer than 65,536 tokens, is ours: over 100 MB/s of
+    /// English and code on one core. No text takes the square of its length: 1 MiB of random characters of all scripts
+    /// takes 22 ms, the worst we know, 1 MiB of one letter, 250 ms (`docs/performance.md` names the machine).
     ///
     /// # Errors
     /// For the character tokenizer, if it lacks a character; for a `tokenizer.json`, if it has no token for what it does

@@ -1,7 +1,7 @@
 """Times GPT-2 encoding: ours and Python's tiktoken on the same file, in turn.
 
     cargo build --release -p oxigpt-text --example encode
-    python bench/tokenize.py target/release/examples/encode FILE
+    python bench/tokenizing.py target/release/examples/encode FILE
 
 tiktoken gets the vocabulary from our example, so that no network is needed, and the same documents of about 4 kB. Both run
 on one thread, and must give the same number of tokens.
