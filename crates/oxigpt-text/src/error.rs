@@ -53,7 +53,7 @@ pub enum Error {
     },
 
     /// A text that the tokenizer of a `tokenizer.json` cannot encode.
-    #[error("the text cannot be encoded: {0}")]
+    #[error("the tokenizer.json cannot encode the text")]
     Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
 
     /// A vocabulary to train that is too small for the bytes and the special tokens, or larger than is ever read.
@@ -87,7 +87,7 @@ pub enum Error {
     NoTrainingText,
 
     /// Training that failed inside the library.
-    #[error("the tokenizer cannot be trained: {0}")]
+    #[error("the tokenizer cannot be trained")]
     Train(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 

@@ -44,6 +44,7 @@ impl JsonTokenizer {
     pub(crate) fn new(file: Vec<u8>, json: Value, config: Option<Vec<u8>>) -> Result<JsonTokenizer, Reason> {
         let json = encoding_only(json);
         let hash = hex_sha256([crate::JSON.as_bytes(), canonical(&json).as_bytes()]);
+        check_prefix(&json["model"])?;
         let library = Library::new(json.clone()).map_err(|failure| failure.to_string())?;
         let vocab: FxHashMap<String, u32> = library.tokens().collect();
         let vocab_size = vocab.values().max().map_or(0, |&id| id as usize + 1);
@@ -131,6 +132,16 @@ pub(crate) fn merge_pair(merge: &Value) -> Vec<&str> {
     match merge {
         Value::String(merge) => merge.split(' ').collect(),
         merge => merge.as_array().into_iter().flatten().filter_map(Value::as_str).collect(),
+    }
+}
+
+/// The library takes for granted that the right half of each merge begins with the prefix of what goes on a word.
+fn check_prefix(model: &Value) -> Result<(), Reason> {
+    let prefix = model["continuing_subword_prefix"].as_str().unwrap_or_default();
+    let merges = model["merges"].as_array().map_or(&[][..], Vec::as_slice);
+    match merges.iter().find(|merge| merge[1].as_str().is_some_and(|right| !right.starts_with(prefix))) {
+        Some(merge) => Err(format!("the right half of the merge {merge} does not begin with {prefix:?}")),
+        None => Ok(()),
     }
 }
 

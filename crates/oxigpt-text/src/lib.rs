@@ -2,8 +2,8 @@
 //! character or per byte, and any Hugging Face `tokenizer.json`, which can also be trained here. The crate opens no file:
 //! callers hand over the bytes of tokenizer files and take them back to write.
 //!
-//! A tokenizer does not change while it encodes and has no locks, so threads share one by reference. Encoding is a pure
-//! function of the text: documents may be encoded on any thread, in any order.
+//! Threads share a tokenizer by reference, and none waits for another. Encoding is a pure function of the text: documents
+//! may be encoded on any thread, in any order (`examples/encode.rs` does it on several).
 
 mod bpe;
 mod bytes;

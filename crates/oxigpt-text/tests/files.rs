@@ -175,6 +175,15 @@ fn models_that_are_none_are_refused() {
 }
 
 #[test]
+fn merges_without_the_prefix_of_their_file_are_refused() {
+    let files = changed(&Tokenizer::gpt2(), |json| json["model"]["continuing_subword_prefix"] = json!("##"));
+    assert_refused(
+        &files,
+        "tokenizer.json: an unsupported tokenizer: the right half of the merge [\"Ġ\",\"t\"] does not begin with \"##\"",
+    );
+}
+
+#[test]
 fn ids_without_bound_are_refused() {
     let chars = Tokenizer::chars_of("ab").unwrap();
     let files = changed(&chars, |json| json["model"]["vocab"]["c"] = json!(1 << 20));

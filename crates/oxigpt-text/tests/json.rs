@@ -149,12 +149,55 @@ fn what_has_no_token_is_an_error_where_there_is_none_for_the_unknown() {
     assert_eq!(words.decode(&[0, 1, 0]), "to be to");
     let mut ids = vec![7];
     let error = words.encode_into("to or", &mut ids).unwrap_err();
+    let source = std::error::Error::source(&error).unwrap();
+    assert_eq!(source.to_string(), "WordLevel error: Missing [UNK] token from the vocabulary");
     assert_eq!(ids, [7]);
     assert_eq!(
         format!("{error}\nhint: {}", error.hint().unwrap()),
-        "the text cannot be encoded: WordLevel error: Missing [UNK] token from the vocabulary\n\
+        "the tokenizer.json cannot encode the text\n\
          hint: use a tokenizer that encodes any text (gpt2, byte, or one that is trained), or clean the text"
     );
+}
+
+/// The JSON pointers of all that is in `json`, but of the vocabulary and of lists only of the first few entries.
+fn pointers(json: &Value, at: &str, out: &mut Vec<String>) {
+    out.push(at.to_owned());
+    match json {
+        Value::Object(map) => {
+            let n = if at.ends_with("vocab") { 2 } else { map.len() };
+            for (key, value) in map.iter().take(n) {
+                pointers(value, &format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), out);
+            }
+        }
+        Value::Array(list) => {
+            list.iter().take(2).enumerate().for_each(|(i, value)| pointers(value, &format!("{at}/{i}"), out));
+        }
+        _ => {}
+    }
+}
+
+/// Whatever stands in one place of a file, the file is refused in words or gives a tokenizer that works.
+#[test]
+fn damage_in_any_place_does_not_panic() {
+    let values = [json!(null), json!(0), json!(-1), json!(""), json!("é"), json!([]), json!({})];
+    let text = "Citizen, l'état\n\n  speak</s> 👩[MASK] \0";
+    let mut n_taken = 0;
+    for (_, content) in FILES {
+        let json: Value = serde_json::from_str(content).unwrap();
+        let mut places = Vec::new();
+        pointers(&json, "", &mut places);
+        for (place, value) in places.iter().flat_map(|place| values.iter().map(move |value| (place, value))) {
+            let mut damaged = json.clone();
+            *damaged.pointer_mut(place).unwrap() = value.clone();
+            let Ok(tokenizer) = read(&damaged.to_string(), None) else { continue };
+            n_taken += 1;
+            for ids in [tokenizer.encode(text), tokenizer.encode_with_specials(text)].into_iter().flatten() {
+                assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()), "{place}: {value}");
+                assert_eq!(stream(&tokenizer, &ids), tokenizer.decode(&ids), "{place}: {value}");
+            }
+        }
+    }
+    assert!(n_taken > 100, "{n_taken}");
 }
 
 /// Text of letters, spaces and marks of several scripts.
