@@ -3,6 +3,7 @@
 //! [`train`] carries out a [`Request`] and tells an [`Observer`] what happens. It never parses a command line and
 //! never prints. [`Estimate`] says what a run will take before it takes it.
 
+pub mod bench;
 mod checkpoint;
 mod corpus;
 mod divergence;

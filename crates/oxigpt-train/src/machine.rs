@@ -101,6 +101,11 @@ pub fn available_memory() -> Option<u64> {
     [limit, free].into_iter().flatten().min()
 }
 
+/// Bytes of memory that this process has held at most, where the system says.
+pub fn peak_memory() -> Option<u64> {
+    kibibytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM")
+}
+
 /// Refuses what takes more memory than there is.
 pub(crate) fn check_memory(bytes: usize) -> Result<(), crate::Error> {
     let needed = bytes as u64;

@@ -1,6 +1,6 @@
 //! What can be typed: the commands and their options, as data, and nothing of what they mean.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,6 +23,7 @@ Examples:
   oxigpt train --from gpt2 --dataset=data/mine a model that is there learns from your own text
   oxigpt eval --from gpt2 --data data/mine     loss, perplexity, bits per byte
   oxigpt sample --from gpt2 --start \"Once\"     a model of the Hugging Face hub, or any other, speaks
+  oxigpt bench train gpt2-124m --batch_size=4  how fast this machine trains
   oxigpt recipes demo > mine.toml              a recipe to start from
 ";
 
@@ -54,6 +55,14 @@ Examples:
   oxigpt eval eval-gpt2                     model, data and batch of a recipe
 "
 );
+
+const BENCHING: &str = "\
+Examples:
+  oxigpt bench train shakespeare-char-cpu
+  oxigpt bench train gpt2-124m --batch_size=4 --dtype=bfloat16 --steps=3 --json
+  oxigpt bench ops gpt2-124m --batch_size=4 --steps=1
+  oxigpt bench sample gpt2-124m
+";
 
 const CONVERTING: &str = concat!(
     models!(),
@@ -113,6 +122,9 @@ pub(crate) enum Commands {
     /// Write a model in the format of another program
     #[command(after_help = CONVERTING)]
     Convert(ConvertArgs),
+    /// Measure how fast this machine trains and samples a model of some shape
+    #[command(subcommand)]
+    Bench(BenchKind),
     /// Say what a run will take: memory, work and time
     #[command(after_help = DEFAULTS)]
     Plan(PlanArgs),
@@ -218,6 +230,35 @@ pub(crate) struct TrainArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
+    /// Print the numbers as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchKind {
+    /// Training steps of one micro-batch of random tokens
+    #[command(after_help = BENCHING)]
+    Train(BenchArgs),
+    /// The same, operator by operator
+    #[command(after_help = BENCHING)]
+    Ops(BenchArgs),
+    /// Generating one text, token by token
+    #[command(after_help = BENCHING)]
+    Sample(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Steps (or tokens) to time [default: 10 steps, 200 tokens]
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<NonZeroU32>,
+    /// Steps before the timed ones
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    pub(crate) warmup: usize,
     /// Print the numbers as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -425,12 +466,11 @@ pub(crate) fn parse() -> Result<Cli, ExitCode> {
 
 /// The key that is none, where that is what the command line suffers from.
 fn unknown_key(error: &clap::Error) -> Option<anyhow::Error> {
-    let takes_keys = |name: &str| {
-        let command = Cli::command();
-        let found = command.find_subcommand(name)?.get_arguments().any(|arg| arg.get_id() == KEYS[0].name);
-        found.then_some(())
-    };
-    takes_keys(&std::env::args().nth(1)?)?;
+    let typed: Vec<String> = std::env::args().skip(1).take(2).collect();
+    let (commands, [name, rest @ ..]) = (Cli::command(), &typed[..]) else { return None };
+    let command = commands.find_subcommand(name)?;
+    let command = rest.first().and_then(|kind| command.find_subcommand(kind)).unwrap_or(command);
+    command.get_arguments().find(|arg| arg.get_id() == KEYS[0].name)?;
     match (error.kind(), error.get(ContextKind::InvalidArg)?) {
         (ErrorKind::UnknownArgument, ContextValue::String(arg)) if arg.starts_with("--") => {
             let key = arg.trim_start_matches('-').split('=').next()?;

@@ -1,5 +1,6 @@
 //! One file per command: each turns what was typed into calls of the libraries.
 
+mod bench;
 mod convert;
 mod eval;
 mod plan;
@@ -24,6 +25,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Commands::Sample(args) => sample::run(&args)?,
         Commands::Eval(args) => eval::run(args)?,
         Commands::Convert(args) => convert::run(&args)?,
+        Commands::Bench(kind) => bench::run(&kind)?,
         Commands::Plan(args) => plan::run(&args)?,
         Commands::Recipes(args) => recipes::run(&args)?,
         Commands::Completions(args) => completions(&args)?,

@@ -28,6 +28,7 @@ fn overview() {
       sample       Generate text with a model
       eval         Measure a model on a data set: loss, perplexity, bits per byte
       convert      Write a model in the format of another program
+      bench        Measure how fast this machine trains and samples a model of some shape
       plan         Say what a run will take: memory, work and time
       recipes      List the built-in recipes, or print one
       completions  Print the completion script for a shell
@@ -43,6 +44,7 @@ fn overview() {
       oxigpt train --from gpt2 --dataset=data/mine a model that is there learns from your own text
       oxigpt eval --from gpt2 --data data/mine     loss, perplexity, bits per byte
       oxigpt sample --from gpt2 --start "Once"     a model of the Hugging Face hub, or any other, speaks
+      oxigpt bench train gpt2-124m --batch_size=4  how fast this machine trains
       oxigpt recipes demo > mine.toml              a recipe to start from
     --- stderr
     "#);

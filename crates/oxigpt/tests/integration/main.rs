@@ -3,6 +3,7 @@
 // The helpers of tests may fail as loudly as the tests.
 #![allow(clippy::unwrap_used)]
 
+mod bench;
 mod config;
 mod convert;
 mod eval;

@@ -1,0 +1,270 @@
+//! Times training steps and decoding of a model on random tokens: what a run would do, without data, files or waiting.
+
+use std::time::Instant;
+
+use oxigpt_compute::philox::Stream;
+use oxigpt_compute::{Cost, Data, OpTime, Session};
+use oxigpt_model::{Decoder, Initial, ModelConfig, TrainPlan, decode_plan};
+
+use crate::error::Error;
+use crate::machine;
+use crate::settings::Settings;
+
+/// The part of a step that an operator belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// From tokens to what the classifier reads.
+    Forward,
+    /// Logits, losses and their gradients, which are one operator.
+    Classifier,
+    /// The adjoints.
+    Backward,
+    /// Norm of the gradients, clipping, AdamW.
+    Update,
+}
+
+impl Part {
+    /// Every part, in the order of a step.
+    pub const ALL: [Part; 4] = [Part::Forward, Part::Classifier, Part::Backward, Part::Update];
+
+    /// Name in tables and as a key.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Forward => "forward",
+            Part::Classifier => "classifier",
+            Part::Backward => "backward",
+            Part::Update => "update",
+        }
+    }
+}
+
+/// All operators of a kind in one step.
+#[derive(Clone, Debug)]
+pub struct OpShare {
+    /// Name of the operator.
+    pub name: &'static str,
+    /// Where it runs.
+    pub part: Part,
+    /// Milliseconds of a step, on average over the timed ones.
+    pub ms: f64,
+    /// What it does in a step.
+    pub cost: Cost,
+}
+
+/// Times of whole steps and their operators.
+#[derive(Clone, Debug)]
+pub struct Steps {
+    /// Milliseconds of each timed step, shortest first.
+    pub step_ms: Vec<f64>,
+    /// Every kind of operator, in the order of its first use.
+    pub ops: Vec<OpShare>,
+    /// Tokens of a step.
+    pub tokens: usize,
+    /// Bytes of the plan and of what the backend takes beside it.
+    pub memory_bytes: usize,
+}
+
+impl Steps {
+    /// The middle one.
+    pub fn median_ms(&self) -> f64 {
+        self.step_ms[self.step_ms.len() / 2]
+    }
+
+    /// Milliseconds of a part of a step.
+    pub fn part_ms(&self, part: Part) -> f64 {
+        self.ops.iter().filter(|op| op.part == part).map(|op| op.ms).sum()
+    }
+
+    /// Work of a step.
+    pub fn cost(&self) -> Cost {
+        self.ops.iter().map(|op| op.cost).sum()
+    }
+}
+
+/// Times `n_steps` steps of one micro-batch each, after `warm_up` others.
+///
+/// # Errors
+/// If there can be no such model or batch, or no memory for it.
+pub fn time_steps(
+    settings: &Settings,
+    vocab_size: usize,
+    (warm_up, n_steps): (usize, usize),
+) -> Result<Steps, Error> {
+    let config = settings.model_config(vocab_size);
+    let mut shape = settings.train_shape();
+    shape.targets_per_step = shape.batch_size * shape.block_size;
+    let (plan, handles) = TrainPlan::build(&config, &shape)?;
+    let plan = plan.with_precision(settings.precision());
+    let mut session = machine::session(plan, settings.threads)?;
+    handles.parameters.upload(&mut session, &Initial { config: &config, seed: settings.seed })?;
+    let tokens = random_tokens(shape.targets_per_step + 1, config.vocab_size, settings.seed);
+    let mut step_ms = Vec::new();
+    for step in 0..warm_up + n_steps {
+        if step == warm_up {
+            session.start_profile();
+        }
+        let began = Instant::now();
+        session.upload(handles.tokens, Data::U32(&tokens[1..]))?;
+        session.upload(handles.targets, Data::U32(&tokens[..tokens.len() - 1]))?;
+        handles.set_rng(&mut session, settings.seed, step as u32, 0)?;
+        session.run(handles.phases.first);
+        session.run(handles.phases.norm);
+        handles.set_schedule(&mut session, settings.learning_rate, step as u64)?;
+        session.run(handles.phases.update);
+        if step >= warm_up {
+            step_ms.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    step_ms.sort_by(f64::total_cmp);
+    let (ops, memory_bytes) = (shares(&session, &handles), session.memory_bytes());
+    Ok(Steps { step_ms, ops, tokens: shape.targets_per_step, memory_bytes })
+}
+
+fn random_tokens(n: usize, vocab_size: usize, seed: u64) -> Vec<u32> {
+    let mut stream = Stream::new(seed, 0);
+    (0..n).map(|_| (stream.uniform() * vocab_size as f64) as u32).collect()
+}
+
+/// Times and costs of the operators of a step, by kind.
+fn shares(session: &Session, handles: &TrainPlan) -> Vec<OpShare> {
+    let plan = session.plan();
+    let mut shares: Vec<OpShare> = Vec::new();
+    let mut part = Part::Forward;
+    for phase in [handles.phases.first, handles.phases.norm, handles.phases.update] {
+        if phase != handles.phases.first {
+            part = Part::Update;
+        }
+        let times = session.profile(phase).unwrap_or_default();
+        for (op, &OpTime { time, runs }) in plan.phase(phase).ops.iter().zip(times) {
+            let name = op.name();
+            if name == "classifier" {
+                part = Part::Classifier;
+            }
+            let (ms, cost) = (time.as_secs_f64() * 1e3 / f64::from(runs.max(1)), op.cost(plan));
+            match shares.iter_mut().find(|share| share.name == name) {
+                Some(share) => (share.ms, share.cost) = (share.ms + ms, share.cost + cost),
+                None => shares.push(OpShare { name, part, ms, cost }),
+            }
+            if part == Part::Classifier {
+                part = Part::Backward;
+            }
+        }
+    }
+    shares
+}
+
+/// Times of decoding.
+#[derive(Clone, Debug)]
+pub struct Decoding {
+    /// Milliseconds of each timed token, shortest first.
+    pub token_ms: Vec<f64>,
+    /// Milliseconds that feeding the prompt took.
+    pub prompt_ms: f64,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// What one token costs.
+    pub cost: Cost,
+    /// Bytes of the plan and of what the backend takes beside it.
+    pub memory_bytes: usize,
+}
+
+impl Decoding {
+    /// The middle one.
+    pub fn median_ms(&self) -> f64 {
+        self.token_ms[self.token_ms.len() / 2]
+    }
+}
+
+/// Times `n_tokens` tokens of one text, after a prompt; the model starts over where its context ends.
+///
+/// # Errors
+/// If there can be no such model, or no memory for it.
+pub fn time_decoding(settings: &Settings, vocab_size: usize, n_tokens: usize) -> Result<Decoding, Error> {
+    let config = settings.model_config(vocab_size);
+    let (plan, table, decoder) = decode_plan(&config)?;
+    let mut session = machine::session(plan, settings.threads)?;
+    table.upload(&mut session, &Initial { config: &config, seed: settings.seed })?;
+    let prompt_tokens = (config.block_size / 4).clamp(1, 32);
+    let mut decoding = Decoding {
+        token_ms: Vec::new(),
+        prompt_ms: 0.0,
+        prompt_tokens,
+        cost: session.plan().cost(decoder.decode_phase()),
+        memory_bytes: session.memory_bytes(),
+    };
+    decode(&mut session, &decoder, &config, settings.seed, n_tokens, &mut decoding)?;
+    decoding.token_ms.sort_by(f64::total_cmp);
+    Ok(decoding)
+}
+
+fn decode(
+    session: &mut Session,
+    decoder: &Decoder,
+    config: &ModelConfig,
+    seed: u64,
+    n_tokens: usize,
+    decoding: &mut Decoding,
+) -> Result<(), Error> {
+    let tokens = random_tokens(config.block_size, config.vocab_size, seed);
+    let (prompt, rest) = tokens.split_at(decoding.prompt_tokens);
+    let mut logits = Vec::new();
+    // The first round fetches the memory.
+    for timed in [false, true] {
+        let began = Instant::now();
+        decoder.prefill(session, prompt, &mut logits)?;
+        decoding.prompt_ms = began.elapsed().as_secs_f64() * 1e3;
+        for i in 0..if timed { n_tokens } else { 1 } {
+            let at = i % rest.len().max(1);
+            let began = Instant::now();
+            let token = rest.get(at).or(prompt.first()).copied().unwrap_or(0);
+            let position = (prompt.len() + at).min(config.block_size - 1);
+            decoder.decode(session, token, position, &mut logits)?;
+            if timed {
+                decoding.token_ms.push(began.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny() -> Settings {
+        Settings {
+            n_layer: 2,
+            n_head: 2,
+            n_embd: 16,
+            block_size: 8,
+            batch_size: 3,
+            gradient_accumulation_steps: 1,
+            threads: 1,
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn a_step_is_the_sum_of_its_parts() {
+        let steps = time_steps(&tiny(), 65, (1, 3)).unwrap();
+        assert_eq!((steps.step_ms.len(), steps.tokens), (3, 24));
+        assert!(steps.step_ms[0] > 0.0 && steps.step_ms.is_sorted());
+        let names =
+            |part| -> Vec<_> { steps.ops.iter().filter(|op| op.part == part).map(|op| op.name).collect() };
+        assert_eq!(names(Part::Classifier), ["classifier"]);
+        assert_eq!(names(Part::Update), ["grad_norm", "adamw"]);
+        assert!(names(Part::Forward).contains(&"attention"));
+        assert!(names(Part::Backward).contains(&"attention_backward"));
+        let parts: f64 = Part::ALL.iter().map(|&part| steps.part_ms(part)).sum();
+        assert!((parts - steps.ops.iter().map(|op| op.ms).sum::<f64>()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn decoding_may_be_longer_than_the_context() {
+        for block_size in [1, 8] {
+            let decoding = time_decoding(&Settings { block_size, ..tiny() }, 65, 20).unwrap();
+            assert_eq!(decoding.token_ms.len(), 20);
+            assert!(decoding.cost.flops > 0.0);
+        }
+    }
+}

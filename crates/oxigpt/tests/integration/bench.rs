@@ -1,0 +1,105 @@
+//! Measurements: their tables, their keys, and what they refuse. How fast anything is, no test says.
+
+use insta::{assert_snapshot, with_settings};
+use serde_json::Value;
+
+use crate::support::{Place, refused, run};
+
+const SHAPE: [&str; 6] =
+    ["--n_layer=1", "--n_head=2", "--n_embd=16", "--block_size=8", "--batch_size=2", "--vocab_size=65"];
+
+fn bench<'a>(kind: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["bench", kind, "--threads=1"], &SHAPE[..], more].concat()
+}
+
+/// Numbers and their units, whatever they are.
+const NUMBERS: [(&str, &str); 1] = [(r"[ (]+[0-9][0-9.,]*( ([KMG]i)?B| [MGT]FLOP/s)?", " N")];
+
+#[test]
+fn table_of_steps() {
+    with_settings!({ filters => NUMBERS.to_vec() }, {
+        assert_snapshot!(run(&bench("train", &["--steps=3", "--dtype=bfloat16"])), @"
+        exit N
+        --- stdout
+        1 layers, N heads, width N N x N tokens, vocabulary N bfloat16, N threads
+
+        step N ms N to N N steps)
+        speed N tokens/s
+        products N, N % of N measured just now
+        memory N
+        peak memory N
+
+        forward N ms
+        classifier N ms
+        backward N ms
+        update N ms
+        --- stderr
+        ");
+    });
+}
+
+#[test]
+fn table_of_operators() {
+    with_settings!({ filters => NUMBERS.to_vec() }, {
+        assert_snapshot!(run(&bench("ops", &["--steps=1", "--warmup=0"])), @"
+        exit N
+        --- stdout
+        1 layers, N heads, width N N x N tokens, vocabulary N float32, N threads
+
+        operator                          ms     GFLOP/s   of peak      GB/s
+        embed N N
+        layer_norm N N
+        linear N N N % N
+        attention N N N % N
+        add_layer_norm N N
+        linear_gelu N N N % N
+        classifier N N N % N
+        layer_norm_backward N N
+        linear_backward_input N N N % N
+        linear_backward_weight N N N % N
+        gelu_backward N N
+        attention_backward N N N % N
+        embed_backward N N
+        grad_norm N N
+        adamw N N
+        --- stderr
+        ");
+    });
+}
+
+#[test]
+fn keys_of_training_and_sampling() {
+    let measured = |kind| -> Value {
+        let output = Place::new().output(&bench(kind, &["--steps=2", "--json"]));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    for kind in ["train", "sample"] {
+        let numbers = measured(kind);
+        for key in ["tokens_per_s", "step_ms", "gflops", "peak_memory_bytes"] {
+            assert!(numbers[key].as_f64().unwrap() > 0.0, "{kind}: {key}");
+        }
+    }
+    let numbers = measured("train");
+    let parts: f64 = numbers["parts"].as_object().unwrap().values().map(|ms| ms.as_f64().unwrap()).sum();
+    let ops: f64 = numbers["ops"].as_array().unwrap().iter().map(|op| op["ms"].as_f64().unwrap()).sum();
+    assert!((parts - ops).abs() < 1e-6 * ops, "{parts} {ops}");
+}
+
+#[test]
+fn what_is_refused() {
+    assert_snapshot!(refused(&["bench", "train", "--steps=0"]), @"
+    exit 2
+    error: invalid value '0' for '--steps <N>': number would be zero for non-zero type
+    hint: add --help to see what can be written here
+    ");
+    assert_snapshot!(refused(&["bench", "train", "--n_layers=3"]), @"
+    exit 2
+    error: command line: unknown key `n_layers`
+    hint: did you mean `n_layer`?
+    ");
+    assert_snapshot!(refused(&["bench", "sample", "--n_head=5", "--n_embd=16"]), @"
+    exit 2
+    error: n_embd = 16 cannot be cut into n_head = 5 equal heads
+    hint: the nearest width that can is --n_embd=15
+    ");
+}
