@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use oxigpt_compute::cpu::{Cpu, CpuOptions};
 use oxigpt_compute::reference::Reference;
-use oxigpt_compute::{Backend, Builder, Data, PhaseId, Plan, Session, TensorId};
+use oxigpt_compute::{Backend, Builder, Data, PhaseId, Plan, Precision, Session, TensorId};
 use oxigpt_model::{
     AdamWConfig, AttentionKind, Gelu, MappedTensors, ModelConfig, NamedTensors, TensorSource, TensorTable,
     Weights, forward, map_tensors,
@@ -16,6 +16,7 @@ pub(crate) struct Target {
     pub(crate) name: &'static str,
     pub(crate) backend: fn() -> Box<dyn Backend>,
     /// Relative, of a mean loss.
+    pub(crate) precision: Precision,
     pub(crate) loss: f64,
     /// Relative L2, of a gradient tensor (the expected ones are rounded to float32).
     pub(crate) gradient: f64,
@@ -30,6 +31,7 @@ pub(crate) struct Target {
 pub(crate) const REFERENCE: Target = Target {
     name: "reference",
     backend: reference,
+    precision: Precision::Float32,
     loss: 1e-9,
     gradient: 1e-7,
     logit: 1e-7,
@@ -43,11 +45,24 @@ pub(crate) const CPU: Target = Target {
         let cpu = Cpu::new(CpuOptions { threads: 2, pin: false });
         Box::new(cpu.expect("two threads start"))
     },
+    precision: Precision::Float32,
     loss: 1e-6,
     gradient: 2e-5,
     logit: 2e-6,
     step_loss: 2e-6,
     norm: 2e-5,
+};
+
+/// Products of operands with 8 bits of significand.
+pub(crate) const CPU_BFLOAT16: Target = Target {
+    name: "cpu, bfloat16",
+    precision: Precision::Bfloat16,
+    loss: 1e-3,
+    gradient: 2e-2,
+    logit: 2e-2,
+    step_loss: 2e-3,
+    norm: 3e-2,
+    ..CPU
 };
 
 pub(crate) const TARGETS: [Target; 2] = [REFERENCE, CPU];
