@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use oxigpt_text::Tokenizer;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result, tokens};
@@ -25,7 +26,8 @@ pub(crate) const STAGING: &str = ".partial";
 const VERIFIED_BYTES: u64 = 1 << 30;
 
 /// The two parts of a dataset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Split {
     /// What a model learns from.
     Train,

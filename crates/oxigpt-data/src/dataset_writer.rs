@@ -5,67 +5,14 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
 
 use fs_err as fs;
 use oxigpt_text::Tokenizer;
 
-use crate::dataset::{Dataset, STAGING, Split, found_shards, tokenizer_beside};
+use crate::dataset::{Dataset, found_shards, tokenizer_beside};
 use crate::error::{Error, Result};
-use crate::lock::DirLock;
-use crate::manifest::{self, Manifest, SplitInfo, TokenizerInfo};
-use crate::shard::TokenWidth;
-use crate::shard_writer::{sync_dir, write_atomically, write_shard};
-
-/// How long we wait for another process that writes to the same place.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A dataset in memory.
-pub(crate) struct Draft<'a> {
-    pub(crate) tokenizer: &'a Tokenizer,
-    /// Names of what the text was made from.
-    pub(crate) source: Vec<String>,
-    pub(crate) documents: u64,
-    /// Train and val.
-    pub(crate) parts: [Part; 2],
-}
-
-/// The content of one split.
-pub(crate) struct Part {
-    pub(crate) tokens: Vec<u32>,
-    /// Bytes of text that they stand for.
-    pub(crate) bytes: u64,
-}
-
-/// Writes a dataset into `out`; with `force`, in place of the dataset and of files of the same names that may be there.
-pub(crate) fn write_dataset(out: &Path, draft: &Draft, shard_tokens: usize, force: bool) -> Result<Manifest> {
-    let out_is_new = !out.exists();
-    let written = write_locked(out, draft, shard_tokens, force);
-    if written.is_err() && out_is_new {
-        // This fails, as it should, where something stands in it; and the error that matters is the one we have.
-        let _ = fs::remove_dir(out);
-    }
-    written
-}
-
-fn write_locked(out: &Path, draft: &Draft, shard_tokens: usize, force: bool) -> Result<Manifest> {
-    let _lock = DirLock::acquire(out, PATIENCE)?;
-    if !force {
-        check_free(out)?;
-        check_names(out, draft.tokenizer)?;
-    }
-    let staging = out.join(STAGING);
-    if staging.exists() {
-        fs::remove_dir_all(&staging)?;
-    }
-    let staged = stage(&staging, draft, shard_tokens);
-    match &staged {
-        Ok(manifest) if !holds(out, manifest) => publish(&staging, out)?,
-        // Nothing to move up; of two errors, the one that matters is the one we have.
-        _ => drop(fs::remove_dir_all(&staging)),
-    }
-    staged
-}
+use crate::manifest::{self, Manifest};
+use crate::shard_writer::{sync_dir, write_atomically};
 
 /// That `out` holds no dataset in any layout.
 pub(crate) fn check_free(out: &Path) -> Result<()> {
@@ -80,7 +27,7 @@ pub(crate) fn check_free(out: &Path) -> Result<()> {
 }
 
 /// That no file stands in `out` where one of the tokenizer's is to go.
-fn check_names(out: &Path, tokenizer: &Tokenizer) -> Result<()> {
+pub(crate) fn check_names(out: &Path, tokenizer: &Tokenizer) -> Result<()> {
     match tokenizer_files(tokenizer).into_iter().map(|(name, _)| out.join(name)).find(|path| path.exists()) {
         Some(path) => Err(Error::OutputFileExists { path }),
         None => Ok(()),
@@ -99,40 +46,31 @@ fn holds(out: &Path, manifest: &Manifest) -> bool {
     })
 }
 
-/// Writes all files of the dataset into `staging`.
-fn stage(staging: &Path, draft: &Draft, shard_tokens: usize) -> Result<Manifest> {
-    fs::create_dir_all(staging)?;
-    let tokenizer = draft.tokenizer;
-    let width = TokenWidth::for_vocab(tokenizer.vocab_size());
-    let write_split = |split: Split| -> Result<SplitInfo> {
-        let part = &draft.parts[split as usize];
-        let shards = part.tokens.chunks(shard_tokens.max(1)).enumerate().map(|(index, tokens)| {
-            write_shard(&staging.join(format!("{}_{index:06}.bin", split.name())), tokens, width)
-        });
-        let shards = shards.collect::<Result<_>>()?;
-        Ok(SplitInfo { tokens: part.tokens.len() as u64, bytes: part.bytes, shards })
-    };
-    let splits = [write_split(Split::Train)?, write_split(Split::Val)?];
+/// Writes what belongs to a dataset beside its shards into `staging`, `dataset.json` last.
+pub(crate) fn complete(staging: &Path, tokenizer: &Tokenizer, manifest: &Manifest) -> Result<()> {
     for (file, bytes) in tokenizer_files(tokenizer) {
         write_atomically(&staging.join(file), |out| out.write_all(&bytes))?;
     }
-    let tokenizer_info = TokenizerInfo { name: tokenizer.name().to_string(), hash: tokenizer.hash() };
-    let vocab_size = tokenizer.vocab_size();
-    let manifest = Manifest::new(draft.source.clone(), draft.documents, vocab_size, tokenizer_info, splits);
-    write_atomically(&staging.join(manifest::FILE_NAME), |out| out.write_all(manifest.to_json().as_bytes()))?;
-    Ok(manifest)
+    let json = manifest.to_json();
+    Ok(write_atomically(&staging.join(manifest::FILE_NAME), |out| out.write_all(json.as_bytes()))?)
 }
 
-/// Moves the staged files up into `out`, `dataset.json` last, after removing the dataset that they replace.
-fn publish(staging: &Path, out: &Path) -> Result<()> {
-    remove_old(out)?;
-    let mut names =
-        fs::read_dir(staging)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
-    names.sort_by_key(|name| name == manifest::FILE_NAME);
-    for name in names {
-        fs::rename(staging.join(&name), out.join(&name))?;
+/// Moves the dataset of a staging directory up into `out`, `dataset.json` last, after removing the dataset that it
+/// replaces; if that is the very same, it stays instead. Hidden files are not moved; with them goes the directory. Where
+/// this was cut off, doing it again finishes it.
+pub(crate) fn publish(staging: &Path, out: &Path, manifest: &Manifest) -> Result<()> {
+    if !holds(out, manifest) {
+        remove_old(out)?;
+        let mut names = fs::read_dir(staging)?
+            .map(|entry| Ok(entry?.file_name()))
+            .collect::<std::io::Result<Vec<_>>>()?;
+        names.retain(|name| !name.to_string_lossy().starts_with('.'));
+        names.sort_by_key(|name| name == manifest::FILE_NAME);
+        for name in names {
+            fs::rename(staging.join(&name), out.join(&name))?;
+        }
     }
-    fs::remove_dir(staging)?;
+    fs::remove_dir_all(staging)?;
     Ok(sync_dir(out)?)
 }
 

@@ -2,9 +2,11 @@
 //! and what to do about it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oxigpt_text::Error as TextError;
+
+use crate::prepare::FetchError;
 
 /// What the functions of this crate return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -220,6 +222,13 @@ pub enum Error {
         found: String,
     },
 
+    /// There are no tokenizer files.
+    #[error("there is no tokenizer in {path}")]
+    NoTokenizer {
+        /// A folder or a file.
+        path: PathBuf,
+    },
+
     /// No text was given.
     #[error("no input file was given")]
     NoInput,
@@ -259,9 +268,182 @@ pub enum Error {
         /// The input.
         path: PathBuf,
         /// Offset of the first byte that does not belong.
-        offset: usize,
+        offset: u64,
         /// That byte.
         byte: u8,
+    },
+    /// A line is not UTF-8.
+    #[error("{path}, line {line}: byte {column} (0x{byte:02x}) is not UTF-8")]
+    LineNotUtf8 {
+        /// The input.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The first byte of it that does not belong, from 1.
+        column: usize,
+        /// That byte.
+        byte: u8,
+    },
+    /// A value of a Parquet column is not UTF-8.
+    #[error("{path}, row {row}: column `{column}` is not UTF-8 text")]
+    RowNotUtf8 {
+        /// The input.
+        path: PathBuf,
+        /// The row, from 1.
+        row: u64,
+        /// The column.
+        column: String,
+    },
+    /// A line is longer than we hold in memory.
+    #[error("{path}, line {line} is longer than 1 GiB")]
+    LongLine {
+        /// The input.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+    },
+    /// A line is not a JSON object with a string in the field.
+    #[error("{path}, line {line}, column {column}: {problem}")]
+    Json {
+        /// The input.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The column, from 1.
+        column: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A JSON object lacks the field.
+    #[error("{path}, line {line}: there is no field `{field}`; there is {}", list(found))]
+    MissingField {
+        /// The input.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The field.
+        field: String,
+        /// The fields that there are.
+        found: Vec<String>,
+    },
+    /// A Parquet file cannot be read.
+    #[error("{path}{} cannot be read as Parquet: {problem}", in_group(*group))]
+    Parquet {
+        /// The input.
+        path: PathBuf,
+        /// The row group, from 0, where it is known.
+        group: Option<usize>,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A Parquet file lacks the column.
+    #[error("{path} has no column `{column}`; it has {}", list(found))]
+    MissingColumn {
+        /// The input.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// The columns that it has.
+        found: Vec<String>,
+    },
+    /// A Parquet column holds no text.
+    #[error("{path}: column `{column}` holds {found}, not text")]
+    ColumnType {
+        /// The input.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// What it holds.
+        found: String,
+    },
+    /// Compressed text cannot be decompressed.
+    #[error("{path} cannot be decompressed as {kind}: {problem}")]
+    Compressed {
+        /// The input.
+        path: PathBuf,
+        /// `gzip` or `zstd`.
+        kind: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The tokenizer cannot encode a document.
+    #[error("{path}, {unit} {number}: {source}")]
+    Unencodable {
+        /// The input.
+        path: PathBuf,
+        /// `line`, `row` or `byte`.
+        unit: &'static str,
+        /// Which of them.
+        number: u64,
+        /// Why.
+        source: TextError,
+    },
+    /// An input could not be fetched.
+    #[error("{0}")]
+    Fetch(#[source] FetchError),
+    /// An input was named twice.
+    #[error("{path} is given twice")]
+    DuplicateInput {
+        /// The input.
+        path: PathBuf,
+    },
+    /// A folder holds no file of the kind.
+    #[error("there is no {wanted} file in {path}")]
+    EmptyFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Endings of names.
+        wanted: String,
+    },
+    /// No file has such a name.
+    #[error("no file matches {pattern}")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+    },
+    /// A pattern cannot be understood.
+    #[error("{pattern} is no pattern of names: {problem}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// Why.
+        problem: String,
+    },
+    /// What has been begun in the directory is something else.
+    #[error("{dir} holds a preparation that was interrupted, of other inputs or with other options")]
+    OtherPreparation {
+        /// The output directory.
+        dir: PathBuf,
+    },
+    /// What has been begun cannot be gone on with.
+    #[error("{name} has changed since it was used for this preparation")]
+    InputChanged {
+        /// The input.
+        name: String,
+    },
+    /// Whoever watches asked to stop.
+    #[error("interrupted; what is done is kept")]
+    Interrupted,
+    /// All text went to one side.
+    #[error("there is nothing for the {split} split")]
+    NothingFor {
+        /// `train` or `val`.
+        split: &'static str,
+    },
+    /// Documents cannot be cut at the tail of all.
+    #[error("only plain text can be cut at its end; records are chosen whole")]
+    TailOfRecords,
+    /// A shard of no tokens, or of too many.
+    #[error("a shard of {found} tokens is impossible")]
+    ShardTokens {
+        /// What was given.
+        found: usize,
+    },
+    /// The place of the end-of-text token is none of the four.
+    #[error("unknown place `{found}` for the end-of-text token")]
+    UnknownEndOfText {
+        /// What was given.
+        found: String,
     },
     /// The output directory holds a dataset already.
     #[error("{dir} already holds a dataset ({found})")]
@@ -301,7 +483,7 @@ pub enum Error {
         /// The fraction.
         value: f64,
         /// Characters in all inputs.
-        chars: usize,
+        chars: u64,
         /// `train` or `val`.
         split: &'static str,
     },
@@ -341,7 +523,7 @@ impl Error {
             E::DatasetIsFile { .. } => "give the directory that holds the shards",
             E::NoShards { .. } => "`oxigpt prepare text --input FILE --out DIR` makes a dataset from text",
             E::Incomplete { .. } => {
-                "let it end if it is running, or run the same `oxigpt prepare` command again with --force"
+                "let it end if it is running, or run the same `oxigpt prepare` command again: it goes on where it stopped"
             }
             E::Ambiguous { .. } => {
                 "keep one kind of shard per directory, each with either `train` or `val` in its name"
@@ -354,7 +536,10 @@ impl Error {
             E::ZeroBlock => "set block_size to the number of tokens that the model shall see at once",
             E::EvalTooShort { .. } => "raise the number of tokens to evaluate, or lower block_size",
             E::UnknownOrder { .. } => "use one of: shuffled, sequential, random",
-            E::UnknownTokenizer { .. } => "use one of: gpt2, char",
+            E::UnknownTokenizer { .. } => {
+                "use one of: gpt2, char, byte, or the path of a tokenizer.json or of its folder"
+            }
+            E::NoTokenizer { .. } => "name a tokenizer.json, or a folder that holds one",
             E::NoInput => "name one or more text files with --input",
             E::MissingInput { .. } => "check the path",
             E::InputIsDirectory { .. } => "name the text files themselves, e.g. --input DIR/*.txt",
@@ -364,6 +549,36 @@ impl Error {
             E::NotUtf8 { .. } => {
                 "convert it first, e.g. `iconv -f LATIN1 -t UTF-8 FILE > FILE.utf8`, or check that it is text at all"
             }
+            E::LineNotUtf8 { .. } | E::RowNotUtf8 { .. } => {
+                "repair it or remove it, then run the same command again"
+            }
+            E::LongLine { .. } => "put each document on a line of its own, as JSON Lines",
+            E::Json { .. } => {
+                "each line must be one JSON object; repair it or remove it, then run the same command again"
+            }
+            E::MissingField { .. } => "name the field that holds the text with --field",
+            E::MissingColumn { .. } | E::ColumnType { .. } => {
+                "name the column that holds the text with --column"
+            }
+            E::Parquet { .. } | E::Compressed { .. } => {
+                "the file was cut off or damaged; copy or fetch it again"
+            }
+            E::Unencodable { source, .. } => return source.hint(),
+            E::Fetch(_) => return None,
+            E::DuplicateInput { .. } => "name each input once",
+            E::EmptyFolder { .. } => "name the files themselves, or a pattern such as 'DIR/*'",
+            E::NoMatch { .. } | E::Pattern { .. } => {
+                "check the pattern; `*` is any part of a name, `**` any folders"
+            }
+            E::OtherPreparation { .. } => {
+                "repeat the command that began it to go on with it, or begin anew with --force"
+            }
+            E::InputChanged { .. } => "put the file back as it was, or begin anew with --force",
+            E::Interrupted => "run the same command again to go on",
+            E::NothingFor { .. } => "use more text, a larger val_fraction, or smaller shards",
+            E::TailOfRecords => "use val_fraction with a seed, or the first shard",
+            E::ShardTokens { .. } => "use a number from 1 to 2147483647, such as 100000000",
+            E::UnknownEndOfText { .. } => "use one of: before, after, between, none",
             E::OutputExists { .. } => "choose another directory, or replace the dataset with --force",
             E::OutputFileExists { .. } => {
                 "choose another directory with --out, or overwrite the file with --force"
@@ -377,6 +592,30 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The error with the place of the document that it is about.
+    pub(crate) fn at(self, path: &Path, unit: &'static str, number: u64) -> Error {
+        match self {
+            Error::Text(source) => Error::Unencodable { path: path.into(), unit, number, source },
+            other => other,
+        }
+    }
+}
+
+/// Names in words; a long list is cut off.
+fn list(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(20).map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        0 => "nothing".into(),
+        21.. => format!("{}, and {} more", shown.join(", "), names.len() - 20),
+        _ => shown.join(", "),
+    }
+}
+
+fn in_group(group: Option<usize>) -> String {
+    group.map_or(String::new(), |group| format!(", row group {group},"))
+}
+
 /// A number of tokens in words.
 pub(crate) fn tokens(count: u64) -> String {
     if count == 1 { "1 token".into() } else { format!("{count} tokens") }
@@ -385,7 +624,7 @@ pub(crate) fn tokens(count: u64) -> String {
 fn io_hint(error: &io::Error) -> Option<String> {
     let hint = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free some disk space or choose another disk; nothing half-written will be taken for whole"
+            "free some disk space, or choose another disk; nothing half-written will be taken for whole"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "check the permissions of the file and of its directory"

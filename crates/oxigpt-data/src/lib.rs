@@ -22,8 +22,11 @@ mod tokens;
 pub use dataset::{Dataset, Split, resolve, tokenizer_beside};
 pub use error::{Error, Result};
 pub use loader::{DataOrder, EvalWindows, Loader, eval_windows, spread_windows};
-pub use manifest::{Manifest, ShardInfo, SplitInfo, TokenizerInfo};
-pub use prepare::{PrepareOptions, Progress, Stage, TokenizerKind, prepare_stories, prepare_text};
+pub use manifest::{InputInfo, Manifest, ShardInfo, SplitInfo, TokenizerInfo};
+pub use prepare::{
+    EndOfText, Fetch, FetchError, Format, Holdout, Input, Place, PrepareOptions, Progress, Source, Stage,
+    TokenizerKind, Watch, prepare, prepare_stories, prepare_text,
+};
 pub use shard::{Shard, TokenWidth};
 pub use shard_writer::write_shard;
 pub use stories::{DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, stories};

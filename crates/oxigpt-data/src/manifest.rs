@@ -17,12 +17,18 @@ const VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    format: String,
-    version: u32,
+    pub(crate) format: String,
+    pub(crate) version: u32,
     /// Where the text came from: names of files, or of a generator.
     pub source: Vec<String>,
+    /// The files that the text was read from, as they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<InputInfo>,
     /// Number of documents.
     pub documents: u64,
+    /// Number of documents that were left out because they were empty.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub empty_documents: u64,
     /// Number of different tokens; every token is smaller.
     pub vocab_size: usize,
     /// What made the tokens.
@@ -40,6 +46,21 @@ pub struct TokenizerInfo {
     pub name: String,
     /// Changes with anything that changes the tokens.
     pub hash: String,
+}
+
+/// A file that text was read from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InputInfo {
+    /// Its name.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+    /// SHA-256 of the whole file, in hexadecimal.
+    pub sha256: String,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One split of a dataset.
@@ -65,18 +86,14 @@ pub struct ShardInfo {
 }
 
 impl Manifest {
-    pub(crate) fn new(
-        source: Vec<String>,
-        documents: u64,
-        vocab_size: usize,
-        tokenizer: TokenizerInfo,
-        [train, val]: [SplitInfo; 2],
-    ) -> Manifest {
+    pub(crate) fn new(vocab_size: usize, tokenizer: TokenizerInfo, [train, val]: [SplitInfo; 2]) -> Manifest {
         Manifest {
             format: FORMAT.into(),
             version: VERSION,
-            source,
-            documents,
+            source: Vec::new(),
+            inputs: Vec::new(),
+            documents: 0,
+            empty_documents: 0,
             vocab_size,
             tokenizer,
             train,

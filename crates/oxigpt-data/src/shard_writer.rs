@@ -56,24 +56,36 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     if cfg!(unix) { fs::File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
+/// llm.c's header of a shard of so many tokens.
+pub(crate) fn header(width: TokenWidth, tokens: u64) -> io::Result<Vec<u8>> {
+    let count = i32::try_from(tokens).map_err(|_| invalid("a shard holds at most 2^31 - 1 tokens"))?;
+    let (magic, version) = width.magic();
+    let mut bytes: Vec<u8> = [magic, version, count].iter().flat_map(|word| word.to_le_bytes()).collect();
+    bytes.resize(HEADER_BYTES, 0);
+    Ok(bytes)
+}
+
+/// Appends tokens as they stand in a shard.
+pub(crate) fn push_tokens(bytes: &mut Vec<u8>, tokens: &[u32], width: TokenWidth) {
+    match width {
+        TokenWidth::U16 => bytes.extend(tokens.iter().flat_map(|&token| (token as u16).to_le_bytes())),
+        TokenWidth::U32 => bytes.extend(tokens.iter().flat_map(|&token| token.to_le_bytes())),
+    }
+}
+
+fn invalid(problem: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, problem)
+}
+
 /// Writes header and tokens; returns the SHA-256 of both.
 fn write_tokens(out: &mut impl Write, tokens: &[u32], width: TokenWidth) -> io::Result<String> {
-    let invalid = |problem: &str| io::Error::new(io::ErrorKind::InvalidInput, problem);
-    let count = i32::try_from(tokens.len()).map_err(|_| invalid("a shard holds at most 2^31 - 1 tokens"))?;
     if width == TokenWidth::U16 && tokens.iter().max() > Some(&u32::from(u16::MAX)) {
         return Err(invalid("a token does not fit into two bytes"));
     }
-    let (magic, version) = width.magic();
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + CHUNK * width.bytes());
-    [magic, version, count].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
-    bytes.resize(HEADER_BYTES, 0);
-
+    let mut bytes = header(width, tokens.len() as u64)?;
     let mut hasher = Sha256::new();
     for chunk in tokens.chunks(CHUNK) {
-        match width {
-            TokenWidth::U16 => bytes.extend(chunk.iter().flat_map(|&token| (token as u16).to_le_bytes())),
-            TokenWidth::U32 => bytes.extend(chunk.iter().flat_map(|&token| token.to_le_bytes())),
-        }
+        push_tokens(&mut bytes, chunk, width);
         hasher.update(&bytes);
         out.write_all(&bytes)?;
         bytes.clear();

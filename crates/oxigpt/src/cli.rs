@@ -1,19 +1,22 @@
 //! What can be typed: the commands and their options, as data, and nothing of what they mean.
 
+mod prepare;
+
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
 };
-use oxigpt_data::TokenizerKind;
 use oxigpt_train::settings::{self, KEYS, Kind, Settings};
 
 use crate::hint::CliError;
 use crate::report;
+
+pub(crate) use prepare::{DataArgs, HowArgs, OutputArgs, PREPARING, PrepareSource, RecordArgs, TextArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -111,8 +114,10 @@ pub(crate) enum Commands {
     #[command(after_help = TRAINING)]
     Train(TrainArgs),
     /// Turn text into the token shards that training reads
-    #[command(subcommand)]
+    #[command(subcommand, after_help = PREPARING)]
     Prepare(PrepareSource),
+    /// Say what a data set holds, and check it
+    Data(DataArgs),
     /// Generate text with a model
     #[command(after_help = MODELS)]
     Sample(SampleArgs),
@@ -132,55 +137,6 @@ pub(crate) enum Commands {
     Recipes(RecipesArgs),
     /// Print the completion script for a shell
     Completions(CompletionsArgs),
-}
-
-/// Where the text comes from.
-#[derive(Debug, Subcommand)]
-pub(crate) enum PrepareSource {
-    /// Files of text
-    Text(TextArgs),
-    /// The built-in corpus of the recipe `demo`: short stories, in characters
-    Stories(OutputArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TextArgs {
-    /// Files of UTF-8 text; each is a document
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    pub(crate) input: Vec<PathBuf>,
-    /// What makes the tokens: GPT-2's byte-pair encoding, or one token per character
-    #[arg(long, value_parser = tokenizer_parser())]
-    pub(crate) tokenizer: TokenizerKind,
-    /// Part of the text, at its end, that is kept for validation
-    #[arg(long, alias = "val_fraction", default_value_t = 0.1, value_name = "X", value_parser = fraction)]
-    pub(crate) val_fraction: f64,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct OutputArgs {
-    /// The data directory to write
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
-    /// Replace a data set that is already there
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Print what dataset.json says, as one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-fn tokenizer_parser() -> impl TypedValueParser<Value = TokenizerKind> {
-    PossibleValuesParser::new(["gpt2", "char"]).try_map(|name| name.parse::<TokenizerKind>())
-}
-
-/// A part of a whole: more than nothing, less than all.
-fn fraction(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
-        _ => Err("it must be a number between 0 and 1, such as 0.1".to_owned()),
-    }
 }
 
 #[derive(Debug, Args)]

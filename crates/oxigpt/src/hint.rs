@@ -65,9 +65,15 @@ fn io_hint(error: &io::Error) -> Option<String> {
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
     let own = error.chain().find_map(|cause| match cause.downcast_ref::<CliError>() {
         Some(own) => Some(own.exit_code),
+        None if is_interruption(cause) => Some(130),
         None => cause.is::<SettingsError>().then_some(2),
     });
     ExitCode::from(own.unwrap_or(1))
+}
+
+fn is_interruption(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(oxigpt_data::Error::Interrupted))
+        || matches!(cause.downcast_ref(), Some(oxigpt_hub::Error::Interrupted { .. }))
 }
 
 /// Whether the error is only that nobody reads our output any more.

@@ -153,7 +153,11 @@ fn directories_that_are_no_datasets_are_refused() {
     fs::create_dir(root.join(".partial")).unwrap();
     assert_error(Dataset::open(root), "preparation was interrupted or is still running", "command again");
     fs::rename(root.join(".partial"), root.join(".prepare.lock")).unwrap();
-    assert_error(Dataset::open(root), "preparation was interrupted or is still running", "with --force");
+    assert_error(
+        Dataset::open(root),
+        "preparation was interrupted or is still running",
+        "goes on where it stopped",
+    );
 }
 
 #[test]

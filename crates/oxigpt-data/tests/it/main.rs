@@ -9,3 +9,4 @@ mod datasets;
 mod meta;
 mod prepare;
 mod shards;
+mod streams;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod convert;
+mod data;
 mod eval;
 mod plan;
 mod prepare;
@@ -22,6 +23,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Commands::Train(args) => return train::run(&args),
         Commands::Prepare(source) => prepare::run(&source)?,
+        Commands::Data(args) => data::run(&args)?,
         Commands::Sample(args) => sample::run(&args)?,
         Commands::Eval(args) => eval::run(args)?,
         Commands::Convert(args) => convert::run(&args)?,

@@ -1,33 +1,102 @@
 //! `oxigpt prepare`: text becomes a data directory that training reads.
 
 use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Result;
-use oxigpt_data::{Manifest, PrepareOptions, Progress, Stage, prepare_stories, prepare_text};
+use anyhow::{Context, Result};
+use oxigpt_data::{
+    EndOfText, Format, Holdout, Manifest, PrepareOptions, Progress, Source, Stage, prepare, prepare_stories,
+};
 
-use crate::cli::{OutputArgs, PrepareSource, TextArgs};
+use crate::cli::{HowArgs, OutputArgs, PrepareSource, RecordArgs, TextArgs};
 use crate::report::{self, ByteBar};
+
+/// What documents are chosen by where no seed is given.
+const SEED: u64 = 1337;
 
 /// Prepares one source, and says how many tokens it gave.
 pub(crate) fn run(source: &PrepareSource) -> Result<()> {
     match source {
-        PrepareSource::Text(args) => told(&text(args)?, &args.output),
+        PrepareSource::Text(args) => text(args),
+        PrepareSource::Jsonl(args) => records(Format::Jsonl { field: args.field.clone() }, &args.records),
+        PrepareSource::Parquet(args) => {
+            records(Format::Parquet { column: args.column.clone() }, &args.records)
+        }
         PrepareSource::Stories(output) => told(&prepare_stories(&output.out, output.force)?, output),
     }
 }
 
-fn text(args: &TextArgs) -> Result<Manifest> {
-    let options = PrepareOptions {
-        tokenizer: args.tokenizer,
-        val_fraction: args.val_fraction,
-        force: args.output.force,
+fn text(args: &TextArgs) -> Result<()> {
+    let by_default = PrepareOptions {
+        tokenizer: args.tokenizer.clone(),
+        end_of_text: EndOfText::Between,
+        holdout: Holdout::Tail,
         ..PrepareOptions::default()
     };
+    let options = with(by_default, &args.how, args.val_fraction, args.output.force);
+    carry_out(Format::Text, &args.input, &options, &args.output)
+}
+
+fn records(format: Format, args: &RecordArgs) -> Result<()> {
+    let by_default = PrepareOptions {
+        tokenizer: args.tokenizer.clone(),
+        end_of_text: EndOfText::Before,
+        holdout: Holdout::Documents { seed: SEED },
+        ..PrepareOptions::default()
+    };
+    let options = with(by_default, &args.how, args.val_fraction, args.output.force);
+    carry_out(format, &args.input, &options, &args.output)
+}
+
+/// Options as they are by default, but for what was typed.
+fn with(by_default: PrepareOptions, how: &HowArgs, val_fraction: Option<f64>, force: bool) -> PrepareOptions {
+    let holdout = match how.val_seed {
+        _ if how.val_shard => Holdout::FirstShard,
+        Some(seed) => Holdout::Documents { seed },
+        None => by_default.holdout,
+    };
+    PrepareOptions {
+        end_of_text: how.eot.unwrap_or(by_default.end_of_text),
+        holdout,
+        val_fraction: val_fraction.unwrap_or(by_default.val_fraction),
+        force,
+        shard_tokens: how.shard_tokens,
+        threads: how.threads,
+        ..by_default
+    }
+}
+
+fn carry_out(
+    format: Format,
+    inputs: &[PathBuf],
+    options: &PrepareOptions,
+    output: &OutputArgs,
+) -> Result<()> {
+    let source = Source::find(format, inputs)?;
+    let stop = stop_on_signal()?;
     let mut bar = ByteBar::new();
-    let mut show = |Progress { stage, done, total }| bar.show(stage_name(stage), done, total);
-    let manifest = prepare_text(&args.input, &args.output.out, &options, &mut show)?;
+    let manifest = prepare(&source, &output.out, options, &mut |Progress { stage, done, total }| {
+        bar.show(stage_name(stage), done, total);
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
     bar.finish();
-    Ok(manifest)
+    told(&manifest?, output)
+}
+
+/// The first signal asks the preparation to save what is done; a second one ends the program at once.
+fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot listen for interruptions")?;
+    Ok(stop)
 }
 
 fn stage_name(stage: Stage) -> &'static str {
@@ -43,6 +112,12 @@ fn told(manifest: &Manifest, output: &OutputArgs) -> Result<()> {
     if output.json {
         writeln!(out, "{}", serde_json::to_string(manifest)?)?;
         return Ok(());
+    }
+    if manifest.empty_documents > 0 {
+        report::note(&format!(
+            "{} empty documents were left out",
+            report::thousands(manifest.empty_documents)
+        ));
     }
     writeln!(
         out,

@@ -1,0 +1,104 @@
+//! What a preparation needs to go on where it stopped: how far it is, and what its inputs were. It stands in the staging
+//! directory and is replaced after all that it speaks of is safe on the disk.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use super::block::Position;
+use super::source::Input;
+use crate::error::{Error, Result};
+use crate::manifest::ShardInfo;
+use crate::shard_writer::write_atomically;
+
+/// The name of the file.
+pub(crate) const JOURNAL: &str = ".journal.json";
+
+/// What has been done. Everything about the split `s` stands at `[s as usize]`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    /// Where the next block begins.
+    pub(crate) at: Position,
+    pub(crate) documents: u64,
+    pub(crate) empty_documents: u64,
+    /// Tokens in all shards, of which only the last is not full.
+    pub(crate) tokens: [u64; 2],
+    /// Bytes of text that they stand for.
+    pub(crate) bytes: [u64; 2],
+}
+
+/// The file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Journal {
+    /// What was asked for, so that nothing else goes on from here.
+    pub(crate) request: String,
+    pub(crate) mark: Mark,
+    /// The last mark between two inputs.
+    pub(crate) whole: Mark,
+    /// The full shards.
+    pub(crate) shards: [Vec<ShardInfo>; 2],
+    /// The inputs that have been used.
+    pub(crate) inputs: Vec<Option<InputState>>,
+}
+
+/// How an input was when it was used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InputState {
+    pub(crate) bytes: u64,
+    /// When it was changed last, in nanoseconds since 1970.
+    pub(crate) modified: Option<u64>,
+    pub(crate) sha256: Option<String>,
+}
+
+impl InputState {
+    /// How a file is now.
+    pub(crate) fn of(path: &Path) -> Result<InputState> {
+        let metadata = fs::metadata(path)?;
+        let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let modified = since.and_then(|since| u64::try_from(since.as_nanos()).ok());
+        Ok(InputState { bytes: metadata.len(), modified, sha256: None })
+    }
+
+    /// Whether `now` is another state of the file: one with another checksum where both are known, or else one with
+    /// another length or time.
+    pub(crate) fn differs(&self, now: &InputState) -> bool {
+        match (&self.sha256, &now.sha256) {
+            (Some(before), Some(now)) => before != now,
+            _ => (self.bytes, self.modified) != (now.bytes, now.modified),
+        }
+    }
+}
+
+impl Journal {
+    /// The journal in a staging directory, if there is one that can be read.
+    pub(crate) fn read(staging: &Path) -> Option<Journal> {
+        serde_json::from_slice(&fs::read(staging.join(JOURNAL)).ok()?).ok()
+    }
+
+    /// Replaces the journal in a staging directory.
+    pub(crate) fn write(&self, staging: &Path) -> Result<()> {
+        let bytes = serde_json::to_vec(self).expect("plain data has no way to fail");
+        Ok(write_atomically(&staging.join(JOURNAL), |file| file.write_all(&bytes))?)
+    }
+
+    /// That no input that has been used is another one now.
+    pub(crate) fn check(&self, inputs: &[Input]) -> Result<()> {
+        for (input, before) in inputs.iter().zip(&self.inputs) {
+            let Some(before) = before else { continue };
+            let now = match (&input.place, &input.sha256) {
+                (_, Some(_)) => {
+                    InputState { bytes: input.bytes, modified: None, sha256: input.sha256.clone() }
+                }
+                (super::source::Place::File(path), None) => InputState::of(path)?,
+                _ => continue,
+            };
+            if before.differs(&now) {
+                return Err(Error::InputChanged { name: input.name.clone() });
+            }
+        }
+        Ok(())
+    }
+}

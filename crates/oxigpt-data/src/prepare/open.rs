@@ -1,0 +1,120 @@
+//! An input as a stream of bytes. Whether it is compressed is seen from its first bytes, never from its name: neither
+//! gzip nor zstd can begin a text in UTF-8.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fs_err as fs;
+
+use super::source::{Input, Place};
+use crate::error::{Error, Result};
+
+const GZIP: &[u8] = b"\x1f\x8b";
+const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
+
+/// The text of an input, decompressed.
+pub(crate) struct Stream {
+    /// What errors call it.
+    pub(crate) path: Arc<Path>,
+    inner: Box<dyn Read>,
+    compression: Option<&'static str>,
+    /// Bytes of the file that have been read.
+    read: Arc<AtomicU64>,
+}
+
+/// The path of an input on this machine; `None` if it is in memory.
+pub(crate) fn locate(input: &Input) -> Result<Option<PathBuf>> {
+    match &input.place {
+        Place::File(path) => Ok(Some(path.clone())),
+        Place::Fetched(file) => file.fetch().map(Some).map_err(Error::Fetch),
+        Place::Memory(_) | Place::Stdin => Ok(None),
+    }
+}
+
+impl Stream {
+    /// Opens what is at `path`, or else the text in memory, and passes over the first `offset` bytes of the text.
+    pub(crate) fn open(input: &Input, path: Option<&Path>, offset: u64) -> Result<Stream> {
+        let read = Arc::new(AtomicU64::new(0));
+        let name: Arc<Path> = path.unwrap_or(Path::new(&input.name)).into();
+        let (inner, compression): (Box<dyn Read>, _) = match (path, &input.place) {
+            (Some(path), _) => decompress(fs::File::open(path)?, offset, &read)?,
+            (None, Place::Memory(text)) => {
+                let rest = text.get(offset as usize..).unwrap_or_default().to_owned();
+                (Box::new(Counted { inner: io::Cursor::new(rest), read: read.clone() }), None)
+            }
+            (None, _) => (Box::new(io::empty()), None),
+        };
+        let mut stream = Stream { path: name, inner, compression, read };
+        if stream.compression.is_some() {
+            let skipped = io::copy(&mut stream.inner.by_ref().take(offset), &mut io::sink());
+            skipped.map_err(|error| stream.explain(error))?;
+        }
+        Ok(stream)
+    }
+
+    /// Bytes of the file that have been read.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Reads until `buffer` holds `len` bytes; fewer where the text ends, which is then said.
+    pub(crate) fn fill(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<bool> {
+        let missing = len.saturating_sub(buffer.len());
+        let read = self.inner.by_ref().take(missing as u64).read_to_end(buffer);
+        read.map(|read| read < missing).map_err(|error| self.explain(error))
+    }
+
+    fn explain(&self, error: io::Error) -> Error {
+        match self.compression {
+            Some(kind) => {
+                let cut_off = error.kind() == io::ErrorKind::UnexpectedEof;
+                let problem = if cut_off { "it ends too early".into() } else { error.to_string() };
+                Error::Compressed { path: self.path.to_path_buf(), kind, problem }
+            }
+            None => Error::Io(error),
+        }
+    }
+}
+
+/// Compressed text is passed over by decompressing it, plain text by seeking: that has been done here.
+fn decompress(
+    mut file: fs::File,
+    offset: u64,
+    read: &Arc<AtomicU64>,
+) -> Result<(Box<dyn Read>, Option<&'static str>)> {
+    let mut magic = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut magic)?;
+    let kind = if magic.starts_with(GZIP) {
+        Some("gzip")
+    } else if magic.starts_with(ZSTD) {
+        Some("zstd")
+    } else {
+        None
+    };
+    let start = if kind.is_some() { 0 } else { offset };
+    file.seek(SeekFrom::Start(start))?;
+    read.store(start, Ordering::Relaxed);
+    let file = io::BufReader::with_capacity(1 << 17, Counted { inner: file, read: read.clone() });
+    let inner: Box<dyn Read> = match kind {
+        Some("gzip") => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+        Some(_) => Box::new(zstd::Decoder::with_buffer(file)?),
+        None => Box::new(file),
+    };
+    Ok((inner, kind))
+}
+
+/// Counts what is read.
+struct Counted<R> {
+    inner: R,
+    read: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
