@@ -2,7 +2,7 @@
 
 mod prepare;
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use oxigpt_train::settings::{self, KEYS, Kind, Settings};
 use crate::hint::CliError;
 use crate::report;
 
-pub(crate) use prepare::{DataArgs, HowArgs, OutputArgs, PREPARING, PrepareSource, RecordArgs, TextArgs};
+pub(crate) use prepare::{DataArgs, HowArgs, OutputArgs, PREPARING, PrepareSource, RecordArgs, SetArgs, TextArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,6 +55,7 @@ const EVALUATING: &str = concat!(
 Examples:
   oxigpt eval --from out/demo               on all validation tokens of the run
   oxigpt eval --from gpt2 --data data/mine --split train --json
+  oxigpt eval --from gpt2 --task hellaswag --file hellaswag_val.jsonl
   oxigpt eval eval-gpt2                     model, data and batch of a recipe
 "
 );
@@ -121,7 +122,7 @@ pub(crate) enum Commands {
     /// Generate text with a model
     #[command(after_help = MODELS)]
     Sample(SampleArgs),
-    /// Measure a model on a data set: loss, perplexity, bits per byte
+    /// Measure a model: its loss on a data set, HellaSwag, LAMBADA, WikiText
     #[command(after_help = EVALUATING)]
     Eval(EvalArgs),
     /// Write a model in the format of another program
@@ -227,7 +228,7 @@ pub(crate) struct EvalArgs {
     /// The model to measure
     #[arg(long, value_name = "MODEL")]
     pub(crate) from: Option<String>,
-    /// Data directory, or its name under data/; for a run, its own data where it is left out
+    /// Data directory, or its name under data/; for a run, its own data where neither this nor a task is given
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<String>,
     /// Which part of the data
@@ -237,6 +238,15 @@ pub(crate) struct EvalArgs {
     /// The first N windows only
     #[arg(long, alias = "limit_windows", value_name = "N")]
     pub(crate) limit_windows: Option<NonZeroU64>,
+    /// A task with a published protocol, hellaswag, lambada or wikitext; may be repeated
+    #[arg(long, value_enum, value_name = "TASK", hide_possible_values = true)]
+    pub(crate) task: Vec<Task>,
+    /// The file of a task: the first is for the first task, and so on
+    #[arg(long, requires = "task", value_name = "FILE")]
+    pub(crate) file: Vec<PathBuf>,
+    /// The first N items of each task only: questions, passages, or lines that are not blank
+    #[arg(long, requires = "task", value_name = "N")]
+    pub(crate) limit: Option<NonZeroUsize>,
     /// Print the numbers as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -245,6 +255,15 @@ pub(crate) struct EvalArgs {
     pub(crate) recipes: Vec<String>,
     #[command(flatten)]
     pub(crate) flags: EvalFlags,
+}
+
+/// A task with a published protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+pub(crate) enum Task {
+    HellaSwag,
+    Lambada,
+    WikiText,
 }
 
 #[derive(Debug, Args)]

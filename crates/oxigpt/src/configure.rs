@@ -42,9 +42,10 @@ pub(crate) fn settings(args: &ConfigArgs) -> Result<Settings> {
     Ok(configured(args, &|name| Ok((model::shape(name)?, ())))?.0)
 }
 
-/// What an evaluation needs: the model, and the settings whose data, batch and context it takes.
+/// What an evaluation needs: the model, and the settings whose data, batch and context it takes. There may be no data
+/// where there are tasks.
 pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
-    let EvalArgs { from, data, recipes, flags: EvalFlags(flags), .. } = args;
+    let EvalArgs { from, data, task: tasks, recipes, flags: EvalFlags(flags), .. } = args;
     let nowhere = Settings { dataset: String::new(), ..Settings::default() };
     let asked = layered(nowhere, "", &recipes, &flags)?;
     let init_from = start(&asked.init_from, from.as_deref(), &flags)?;
@@ -57,13 +58,14 @@ pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
         )
         .into());
     };
-    if dataset.is_empty() {
+    if dataset.is_empty() && tasks.is_empty() {
         dataset = data_of_run(name)?;
     }
-    if dataset.is_empty() {
+    if dataset.is_empty() && tasks.is_empty() {
         return Err(CliError::usage(
             "nothing says what to evaluate on",
-            "add --data=DIR: a data directory, or its name under data/; `oxigpt prepare` makes one",
+            "add --data=DIR: a data directory, or its name under data/; `oxigpt prepare` makes one; or a task, such as \
+             --task=hellaswag",
         )
         .into());
     }

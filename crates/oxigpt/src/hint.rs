@@ -41,6 +41,7 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
             SettingsError
             oxigpt_compute::Error
             oxigpt_data::Error
+            oxigpt_eval::tasks::TaskError
             oxigpt_hub::Error
             oxigpt_model::Error
             oxigpt_text::Error

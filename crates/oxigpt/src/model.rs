@@ -30,6 +30,14 @@ pub(crate) fn shape(name: &str) -> Result<ModelConfig> {
     Ok(open(name)?.config)
 }
 
+/// The error for a model whose text nobody knows.
+pub(crate) fn no_tokenizer(name: &str, config: &ModelConfig) -> CliError {
+    CliError::failure(
+        format!("{name} has no tokenizer: nothing says which words its {} tokens are", config.vocab_size),
+        "put the files of its tokenizer beside its weights: tokenizer.json, or nanoGPT's meta.pkl",
+    )
+}
+
 /// Where the model of a name is on this machine, possibly from now on.
 fn locate(name: &str) -> Result<PathBuf> {
     let path = Path::new(name);

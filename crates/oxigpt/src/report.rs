@@ -147,34 +147,42 @@ impl ByteBar {
     }
 }
 
-/// Progress through the windows of an evaluation: a bar on a terminal, a line now and then elsewhere.
-pub(crate) struct WindowBar {
+/// Progress through the windows or items of an evaluation: a bar on a terminal, a line now and then elsewhere.
+pub(crate) struct CountBar {
     bar: ProgressBar,
+    unit: &'static str,
     began: Instant,
     told: Cell<Instant>,
 }
 
-impl WindowBar {
+impl CountBar {
     /// Where there is no terminal, as long from one line to the next.
     const PAUSE: Duration = Duration::from_secs(20);
 
-    pub(crate) fn new(windows: u64) -> Self {
-        let template = "evaluating {wide_bar} {pos}/{len} windows {eta}";
+    /// Of so many of what.
+    pub(crate) fn new(total: u64, unit: &'static str) -> Self {
+        let template = "evaluating {wide_bar} {pos}/{len} {msg} {eta}";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let now = Instant::now();
-        Self { bar: ProgressBar::new(windows).with_style(style), began: now, told: Cell::new(now) }
+        let bar = ProgressBar::new(total).with_style(style).with_message(unit);
+        Self { bar, unit, began: now, told: Cell::new(now) }
     }
 
-    /// Moves to `done` windows.
+    /// Says how many there are, where that was not known before.
+    pub(crate) fn set_total(&self, total: u64) {
+        self.bar.set_length(total);
+    }
+
+    /// Moves to `done` of them.
     pub(crate) fn show(&self, done: u64) {
         self.bar.set_position(done);
         if !self.bar.is_hidden() || self.told.get().elapsed() < Self::PAUSE || done == 0 {
             return;
         }
         self.told.set(Instant::now());
-        let windows = self.bar.length().unwrap_or(done);
-        let left = self.began.elapsed().as_secs_f64() * windows.saturating_sub(done) as f64 / done as f64;
-        eprint(&format_args!("evaluated {done} of {windows} windows, {} left", duration(left)));
+        let (total, unit) = (self.bar.length().unwrap_or(done), self.unit);
+        let left = self.began.elapsed().as_secs_f64() * total.saturating_sub(done) as f64 / done as f64;
+        eprint(&format_args!("evaluated {done} of {total} {unit}, {} left", duration(left)));
     }
 
     /// Takes the bar away.

@@ -6,13 +6,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use oxigpt_train::words::{count, shell_word};
 use oxigpt_train::{Eval, Event, Observer, Sample, Started, Summary, Train};
 
-use crate::report::{self, WindowBar, bytes, duration, metric, thousands};
+use crate::report::{self, CountBar, bytes, duration, metric, thousands};
 
 /// Watches a run.
 pub(crate) struct Watch {
     bar: ProgressBar,
     /// Of an evaluation that is all there is to do.
-    windows: Option<WindowBar>,
+    windows: Option<CountBar>,
     log_interval: u64,
     max_iters: u64,
     pace: Pace,
@@ -116,7 +116,7 @@ impl Observer for Watch {
     }
 
     fn evaluating(&mut self, done: u64, windows: u64) {
-        self.windows.get_or_insert_with(|| WindowBar::new(windows)).show(done);
+        self.windows.get_or_insert_with(|| CountBar::new(windows, "windows")).show(done);
     }
 }
 

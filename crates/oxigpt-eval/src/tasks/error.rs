@@ -108,6 +108,7 @@ impl TaskError {
     /// What to do about it, in one sentence.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            TaskError::Io(error) if error.kind() == io::ErrorKind::NotFound => "check the path",
             TaskError::Io(_) => return None,
             TaskError::Compute(error) => return error.hint(),
             TaskError::Model(error) => return error.hint(),

@@ -12,7 +12,6 @@ use oxigpt_text::{StreamDecoder, Tokenizer};
 use serde_json::json;
 
 use crate::cli::SampleArgs;
-use crate::hint::CliError;
 use crate::model;
 use oxigpt_train::machine;
 
@@ -82,15 +81,7 @@ fn start_text(start: &str) -> Result<String> {
 impl Speaker {
     fn open(name: &str, threads: usize) -> Result<Speaker> {
         let model = model::open(name)?;
-        let tokenizer = model.tokenizer.ok_or_else(|| {
-            CliError::failure(
-                format!(
-                    "{name} has no tokenizer: nothing says which words its {} tokens are",
-                    model.config.vocab_size
-                ),
-                "put the files of its tokenizer beside its weights: tokenizer.json, or nanoGPT's meta.pkl",
-            )
-        })?;
+        let tokenizer = model.tokenizer.ok_or_else(|| model::no_tokenizer(name, &model.config))?;
         let (plan, table, decoder) = decode_plan(&model.config)?;
         let mut session = machine::session(plan, threads)?;
         table.upload(&mut session, &model.weights)?;

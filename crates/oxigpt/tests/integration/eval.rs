@@ -197,7 +197,7 @@ fn what_cannot_be_evaluated() {
     assert_snapshot!(refused(&["--from=hf"]), @"
     exit 2
     error: nothing says what to evaluate on
-    hint: add --data=DIR: a data directory, or its name under data/; `oxigpt prepare` makes one
+    hint: add --data=DIR: a data directory, or its name under data/; `oxigpt prepare` makes one; or a task, such as --task=hellaswag
     ");
     assert_snapshot!(refused(&["--init_from=resume", "--data=stream"]), @"
     exit 2

@@ -26,7 +26,7 @@ fn overview() {
       train        Train a model, or go on training one
       prepare      Turn text into the token shards that training reads
       sample       Generate text with a model
-      eval         Measure a model on a data set: loss, perplexity, bits per byte
+      eval         Measure a model: its loss on a data set, HellaSwag, LAMBADA, WikiText
       convert      Write a model in the format of another program
       bench        Measure how fast this machine trains and samples a model of some shape
       plan         Say what a run will take: memory, work and time
@@ -284,7 +284,7 @@ fn eval() {
     assert_snapshot!(run(&["eval", "--help"]), @r#"
     exit 0
     --- stdout
-    Measure a model on a data set: loss, perplexity, bits per byte
+    Measure a model: its loss on a data set, HellaSwag, LAMBADA, WikiText
 
     Usage: oxigpt eval [OPTIONS] [RECIPE | FILE.toml]...
 
@@ -294,10 +294,15 @@ fn eval() {
 
     Options:
           --from <MODEL>       The model to measure
-          --data <DIR>         Data directory, or its name under data/; for a run, its own data where it
-                               is left out
+          --data <DIR>         Data directory, or its name under data/; for a run, its own data where
+                               neither this nor a task is given
           --split <val|train>  Which part of the data [default: val]
           --limit-windows <N>  The first N windows only
+          --task <TASK>        A task with a published protocol, hellaswag, lambada or wikitext; may be
+                               repeated
+          --file <FILE>        The file of a task: the first is for the first task, and so on
+          --limit <N>          The first N items of each task only: questions, passages, or lines that
+                               are not blank
           --json               Print the numbers as one JSON object
       -h, --help               Print help
 
@@ -319,6 +324,7 @@ fn eval() {
     Examples:
       oxigpt eval --from out/demo               on all validation tokens of the run
       oxigpt eval --from gpt2 --data data/mine --split train --json
+      oxigpt eval --from gpt2 --task hellaswag --file hellaswag_val.jsonl
       oxigpt eval eval-gpt2                     model, data and batch of a recipe
     --- stderr
     "#);

@@ -7,6 +7,7 @@ mod bench;
 mod config;
 mod convert;
 mod eval;
+mod eval_tasks;
 mod help;
 mod hub;
 mod plan;

@@ -1,0 +1,76 @@
+//! `oxigpt eval`: how good a model is, on a data set and on tasks.
+
+mod data;
+mod tables;
+mod tasks;
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use oxigpt_compute::{Plan, Session};
+use oxigpt_model::{ModelConfig, TensorTable};
+use oxigpt_train::settings::Settings;
+use oxigpt_train::{Model, machine};
+use serde_json::{Map, Value};
+
+use crate::cli::EvalArgs;
+use crate::configure;
+
+/// The model that is measured, and how.
+struct Subject {
+    settings: Settings,
+    model: Model,
+}
+
+/// What one measurement found.
+struct Section {
+    /// What the object on standard output has of it.
+    json: Map<String, Value>,
+    /// The same for people.
+    table: String,
+}
+
+/// Measures the model on all that was asked for, and prints the numbers. Every file is read before the first of them.
+pub(crate) fn run(args: EvalArgs) -> Result<()> {
+    let (json, asked) = (args.json, tasks::Asked::new(&args)?);
+    let windows = data::Windows::of(&args);
+    let (settings, model) = configure::evaluation(args)?;
+    let subject = Subject { settings, model };
+    let has_data = !subject.settings.dataset.is_empty();
+    let data = has_data.then(|| data::open(&subject, &windows)).transpose()?;
+    let tasks = asked.iter().map(|task| task.open(&subject)).collect::<Result<Vec<_>>>()?;
+
+    let mut found = Map::new();
+    let mut tell = |section: Section| {
+        let gap = if found.is_empty() { "" } else { "\n" };
+        found.extend(section.json);
+        if json { Ok(()) } else { write!(io::stdout(), "{gap}{}", section.table) }
+    };
+    if let Some(data) = data {
+        tell(data.measure(&subject)?)?;
+    }
+    for task in tasks {
+        tell(task.measure(&subject)?)?;
+    }
+    if json {
+        writeln!(io::stdout(), "{}", Value::Object(found))?;
+    }
+    Ok(())
+}
+
+impl Subject {
+    /// Its shape, with the context that it is measured at.
+    fn config(&self) -> Result<ModelConfig> {
+        let mut config = self.model.config.clone();
+        config.crop_block_size(self.settings.block_size)?;
+        Ok(config)
+    }
+
+    /// A session of a plan, with its weights in it.
+    fn session(&self, plan: Plan, parameters: &TensorTable) -> Result<Session> {
+        let Settings { threads, .. } = self.settings;
+        let mut session = machine::session(plan.with_precision(self.settings.precision()), threads)?;
+        parameters.upload(&mut session, &self.model.weights)?;
+        Ok(session)
+    }
+}

@@ -1,0 +1,224 @@
+//! The scores of a model on tasks: which file is for which, what is read of it, and the plan that each is scored by.
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use oxigpt_eval::tasks::lambada::Passage;
+use oxigpt_eval::tasks::{HellaSwag, Lambada, WikiText, hellaswag, lambada, wikitext};
+use oxigpt_model::{decode_plan, eval_plan, score_plan};
+use oxigpt_text::Tokenizer;
+use serde_json::{Map, Value, json};
+
+use super::{Section, Subject, tables};
+use crate::cli::{EvalArgs, Task};
+use crate::hint::CliError;
+use crate::model;
+use crate::report::{self, CountBar, duration};
+
+/// A task and the file of its items.
+pub(super) struct Asked {
+    task: Task,
+    path: PathBuf,
+    limit: Option<NonZeroUsize>,
+}
+
+/// A task whose file has been read.
+pub(super) struct Opened<'a> {
+    asked: &'a Asked,
+    items: Items,
+}
+
+/// What a task asks, as far as it is known before the model is ready.
+enum Items {
+    HellaSwag(hellaswag::Questions),
+    Lambada(Vec<Passage>),
+    WikiText(String),
+}
+
+impl Task {
+    /// What it is called on the command line and in the results.
+    fn name(self) -> &'static str {
+        match self {
+            Task::HellaSwag => "hellaswag",
+            Task::Lambada => "lambada",
+            Task::WikiText => "wikitext",
+        }
+    }
+
+    /// The file that it is published as, and where.
+    fn published(self) -> (&'static str, &'static str) {
+        match self {
+            Task::HellaSwag => (
+                "hellaswag_val.jsonl",
+                "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl",
+            ),
+            Task::Lambada => (
+                "lambada_test.jsonl",
+                "https://openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl",
+            ),
+            Task::WikiText => ("wiki.test.raw", "https://wikitext.smerity.com/wikitext-2-raw-v1.zip"),
+        }
+    }
+}
+
+impl Asked {
+    /// The tasks of a command line, each with its file.
+    pub(super) fn new(args: &EvalArgs) -> Result<Vec<Asked>> {
+        let EvalArgs { task: tasks, file: files, limit, .. } = args;
+        if let Some(&task) = tasks.get(files.len()) {
+            let (file, url) = task.published();
+            return Err(CliError::usage(
+                format!("nothing says which file --task={} is about", task.name()),
+                format!("add --file=FILE, in the order of the tasks; {file} is published at {url}"),
+            )
+            .into());
+        }
+        if let Some(file) = files.get(tasks.len()) {
+            return Err(CliError::usage(
+                format!("nothing says which task --file={} is for", file.display()),
+                "give each --file a --task of its own, in the same order",
+            )
+            .into());
+        }
+        if let Some(&task) =
+            tasks.iter().enumerate().find_map(|(i, task)| tasks[..i].contains(task).then_some(task))
+        {
+            return Err(CliError::usage(
+                format!("--task={} is given twice", task.name()),
+                "evaluate one file of a task at a time",
+            )
+            .into());
+        }
+        let pairs = tasks.iter().zip(files);
+        Ok(pairs.map(|(&task, path)| Asked { task, path: path.clone(), limit: *limit }).collect())
+    }
+
+    /// Reads the file, and puts into tokens what has to be known in them.
+    pub(super) fn open(&self, subject: &Subject) -> Result<Opened<'_>> {
+        let tokenizer = subject.tokenizer()?;
+        let limit = self.limit.map_or(usize::MAX, NonZeroUsize::get);
+        let items = match self.task {
+            Task::HellaSwag => {
+                let mut items = hellaswag::read(&self.path)?;
+                items.truncate(limit);
+                let (block_size, protocols) = (subject.settings.block_size, hellaswag::Protocol::BOTH);
+                let questions = hellaswag::Questions::new(&items, tokenizer, block_size, &protocols);
+                Items::HellaSwag(questions.with_context(|| self.title())?)
+            }
+            Task::Lambada => {
+                let mut passages = lambada::read(&self.path)?;
+                passages.truncate(limit);
+                Items::Lambada(passages)
+            }
+            Task::WikiText => Items::WikiText(first_lines(wikitext::read(&self.path)?, limit)),
+        };
+        Ok(Opened { asked: self, items })
+    }
+
+    fn title(&self) -> String {
+        format!("{} ({})", self.path.display(), self.task.name())
+    }
+}
+
+impl Opened<'_> {
+    /// Scores the model.
+    pub(super) fn measure(&self, subject: &Subject) -> Result<Section> {
+        let (title, name) = (self.asked.title(), self.asked.task.name());
+        report::note(&format!("{} on {title}", subject.model.name));
+        let began = Instant::now();
+        let (scores, table) = match &self.items {
+            Items::HellaSwag(questions) => {
+                let found = subject.hellaswag(questions).context(title)?;
+                (json!(found), tables::hellaswag(&found))
+            }
+            Items::Lambada(passages) => {
+                let found = subject.lambada(passages).context(title)?;
+                (json!(found), tables::lambada(&found))
+            }
+            Items::WikiText(text) => {
+                let found = subject.wikitext(text).context(title)?;
+                (json!(found), tables::wikitext(&found))
+            }
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        let Value::Object(mut scores) = scores else { unreachable!("scores are structs") };
+        scores.insert("seconds".to_owned(), json!(seconds));
+        let json = Map::from_iter([(name.to_owned(), Value::Object(scores))]);
+        let heading = format!("{name:15}{}, {}\n", self.asked.path.display(), duration(seconds));
+        Ok(Section { json, table: heading + &table })
+    }
+}
+
+impl Subject {
+    fn tokenizer(&self) -> Result<&Tokenizer> {
+        let none = || model::no_tokenizer(&self.model.name, &self.model.config);
+        Ok(self.model.tokenizer.as_ref().ok_or_else(none)?)
+    }
+
+    fn hellaswag(&self, questions: &hellaswag::Questions) -> Result<HellaSwag> {
+        let rows = self.settings.batch_size.min(hellaswag::BATCH_SIZE);
+        let (plan, parameters, scorer) = score_plan(&self.config()?, rows, questions.positions())?;
+        let mut session = self.session(plan, &parameters)?;
+        let bar = CountBar::new(questions.len() as u64, "questions");
+        let found = hellaswag(&mut session, &scorer, questions, &mut |done| go_on(&bar, done))?;
+        bar.finish();
+        Ok(found.expect("nothing broke it off"))
+    }
+
+    fn lambada(&self, passages: &[Passage]) -> Result<Lambada> {
+        let (plan, parameters, decoder) = decode_plan(&self.config()?)?;
+        let mut session = self.session(plan, &parameters)?;
+        let bar = CountBar::new(passages.len() as u64, "passages");
+        let mut progress = |done| go_on(&bar, done);
+        let found = lambada(&mut session, &decoder, self.tokenizer()?, passages, &mut progress)?;
+        bar.finish();
+        Ok(found.expect("nothing broke it off"))
+    }
+
+    fn wikitext(&self, text: &str) -> Result<WikiText> {
+        let (rows, block_size) = (self.settings.batch_size, self.settings.block_size);
+        let (plan, parameters, pass) = eval_plan(&self.config()?, rows, block_size)?;
+        let mut session = self.session(plan, &parameters)?;
+        let bar = CountBar::new(0, "windows");
+        let mut progress = |done, windows| {
+            bar.set_total(windows);
+            go_on(&bar, done)
+        };
+        let found = wikitext(&mut session, &pass, self.tokenizer()?, text, &mut progress)?;
+        bar.finish();
+        Ok(found.expect("nothing broke it off"))
+    }
+}
+
+fn go_on(bar: &CountBar, done: u64) -> ControlFlow<()> {
+    bar.show(done);
+    ControlFlow::Continue(())
+}
+
+/// The text up to the end of its so-manieth line that is not blank.
+fn first_lines(mut text: String, lines: usize) -> String {
+    let ends = text.split_inclusive('\n').scan(0, |end, line| {
+        *end += line.len();
+        Some((!line.trim().is_empty(), *end))
+    });
+    let end = ends.filter_map(|(counts, end)| counts.then_some(end)).nth(lines - 1);
+    if let Some(end) = end {
+        text.truncate(end);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_lines;
+
+    #[test]
+    fn blank_lines_do_not_count() {
+        let text = "\n one \n \ntwo\nthree";
+        let first = |lines| first_lines(text.to_owned(), lines);
+        assert_eq!([1, 2, 3, usize::MAX].map(first), ["\n one \n", "\n one \n \ntwo\n", text, text]);
+    }
+}
