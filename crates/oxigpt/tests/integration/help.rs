@@ -25,6 +25,7 @@ fn overview() {
     Commands:
       train        Train a model, or go on training one
       prepare      Turn text into the token shards that training reads
+      data         Say what a data set holds, and check it
       sample       Generate text with a model
       eval         Measure a model: its loss on a data set, HellaSwag, LAMBADA, WikiText
       convert      Write a model in the format of another program
