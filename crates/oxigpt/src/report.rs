@@ -113,13 +113,17 @@ pub(crate) fn duration(seconds: f64) -> String {
 pub(crate) struct ByteBar {
     bar: ProgressBar,
     stage: String,
+    /// When the stage began, how much of it was done already, and when it was told of last.
+    began: (Instant, u64),
+    told: Instant,
 }
 
 impl ByteBar {
     pub(crate) fn new() -> Self {
         let template = "{msg:9} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self { bar: ProgressBar::new(0).with_style(style), stage: String::new() }
+        let now = Instant::now();
+        Self { bar: ProgressBar::new(0).with_style(style), stage: String::new(), began: (now, 0), told: now }
     }
 
     /// Moves to `done` of `total` bytes of a stage.
@@ -131,6 +135,15 @@ impl ByteBar {
             if self.bar.is_hidden() {
                 eprint(&format_args!("{stage} {}", HumanBytes(total)));
             }
+            self.told = Instant::now();
+            self.began = (self.told, done);
+        }
+        if self.bar.is_hidden() && self.told.elapsed() >= CountBar::PAUSE {
+            self.told = Instant::now();
+            let rate = done.saturating_sub(self.began.1) as f64 / self.began.0.elapsed().as_secs_f64();
+            let left = duration(total.saturating_sub(done) as f64 / rate.max(1.0));
+            let (done, total, rate) = (HumanBytes(done), HumanBytes(total), bytes(rate));
+            eprint(&format_args!("{stage} {done} of {total}, {rate}/s, {left} left"));
         }
         self.bar.set_length(total);
         self.bar.set_position(done);
@@ -142,7 +155,7 @@ impl ByteBar {
     }
 
     /// Takes the bar away.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

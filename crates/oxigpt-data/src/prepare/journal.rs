@@ -63,11 +63,11 @@ impl InputState {
     }
 
     /// Whether `now` is another state of the file: one with another checksum where both are known, or else one with
-    /// another length or time.
+    /// another length or time, as far as that is known.
     pub(crate) fn differs(&self, now: &InputState) -> bool {
         match (&self.sha256, &now.sha256) {
             (Some(before), Some(now)) => before != now,
-            _ => (self.bytes, self.modified) != (now.bytes, now.modified),
+            _ => self.bytes != now.bytes || self.modified.zip(now.modified).is_some_and(|(a, b)| a != b),
         }
     }
 }

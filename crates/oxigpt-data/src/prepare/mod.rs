@@ -19,6 +19,7 @@ mod blocks;
 mod choose;
 mod encode;
 mod find;
+mod inputs;
 mod journal;
 mod open;
 mod pipeline;

@@ -1,6 +1,5 @@
 //! One preparation from its beginning, or from where it was interrupted, to the dataset that is in its place.
 
-use std::collections::HashSet;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use super::block::Position;
 use super::blocks::Cutter;
 use super::choose::{Chooser, Holdout};
 use super::encode::{Counted, Encoded, Encoder, EndOfText, check_splits, count};
+use super::inputs::{check_inputs, is_piped, saved_pipes};
 use super::journal::{InputState, Journal, Mark};
 use super::open::locate;
 use super::pipeline::in_order;
@@ -74,52 +74,6 @@ fn run_locked(source: &Source, out: &Path, options: &PrepareOptions, watch: Watc
         Err(_) => {}
     }
     prepared
-}
-
-/// That every input is there and is a file or a pipe, and none is named twice.
-fn check_inputs(inputs: &[Input]) -> Result<()> {
-    if inputs.is_empty() {
-        return Err(Error::NoInput);
-    }
-    let mut seen = HashSet::new();
-    for input in inputs {
-        let Place::File(path) = &input.place else { continue };
-        match fs::metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::MissingInput { path: path.into() });
-            }
-            Ok(metadata) if metadata.is_dir() => return Err(Error::InputIsDirectory { path: path.into() }),
-            // A device may never end.
-            Ok(metadata) if !metadata.is_file() && !is_pipe(metadata.file_type()) => {
-                return Err(Error::InputNotFile { path: path.into() });
-            }
-            metadata => drop(metadata?),
-        }
-        if !seen.insert(fs::canonicalize(path)?) {
-            return Err(Error::DuplicateInput { path: path.into() });
-        }
-    }
-    Ok(())
-}
-
-#[cfg(unix)]
-fn is_pipe(kind: std::fs::FileType) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    kind.is_fifo()
-}
-
-/// What pipes there are elsewhere have no path.
-#[cfg(not(unix))]
-fn is_pipe(_: std::fs::FileType) -> bool {
-    false
-}
-
-fn is_piped(input: &Input) -> bool {
-    match &input.place {
-        Place::Stdin => true,
-        Place::File(path) => fs::metadata(path).is_ok_and(|metadata| is_pipe(metadata.file_type())),
-        _ => false,
-    }
 }
 
 /// All that the tokens depend on but the content of the inputs.
@@ -211,26 +165,6 @@ fn totals(inputs: &[Input]) -> Vec<u64> {
         sum
     });
     std::iter::once(0).chain(ends.collect::<Vec<_>>()).collect()
-}
-
-/// The inputs, where what is piped has become files of the staging directory.
-fn saved_pipes(inputs: &[Input], staging: &Path) -> Result<Vec<Input>> {
-    let save = |(index, input): (usize, &Input)| -> Result<Input> {
-        if !is_piped(input) {
-            return Ok(input.clone());
-        }
-        let path = staging.join(format!(".input_{index}"));
-        let mut file = fs::File::create(&path)?;
-        let bytes = match &input.place {
-            Place::File(pipe) => io::copy(&mut fs::File::open(pipe)?, &mut file)?,
-            _ => io::copy(&mut io::stdin().lock(), &mut file)?,
-        };
-        if bytes == 0 {
-            return Err(Error::EmptyInput { path: PathBuf::from(&input.name) });
-        }
-        Ok(Input { place: Place::File(path), bytes, ..input.clone() })
-    };
-    inputs.iter().enumerate().map(save).collect()
 }
 
 fn chooser(options: &PrepareOptions, chars: u64) -> Result<Chooser> {

@@ -41,14 +41,15 @@ impl Staged {
             let tokens = mark.tokens[split as usize];
             let full = tokens / shard_tokens;
             shards[split as usize].truncate(full as usize);
-            let mut extra = full + u64::from(tokens % shard_tokens > 0);
+            let left = tokens % shard_tokens;
+            let mut extra = full + u64::from(left > 0);
             while fs::remove_file(dir.join(name(split, extra))).is_ok() {
                 extra += 1;
             }
-            if tokens % shard_tokens > 0 {
+            if left > 0 {
                 let mut file =
                     fs::OpenOptions::new().write(true).read(true).open(dir.join(name(split, full)))?;
-                let len = HEADER_BYTES as u64 + tokens % shard_tokens * width.bytes() as u64;
+                let len = HEADER_BYTES as u64 + left * width.bytes() as u64;
                 file.set_len(len)?;
                 file.seek(SeekFrom::Start(len))?;
                 open[split as usize] = Some(file);

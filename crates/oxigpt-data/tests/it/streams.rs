@@ -152,7 +152,8 @@ fn records_give_the_same_tokens_from_every_kind_of_file() {
         .flat_map(|tokens| tokens.split(|&token| token == 50_256).skip(1).map(|text| tokenizer.decode(text)))
         .collect();
     let mut expected: Vec<String> = documents.into_iter().flatten().filter(|text| !text.is_empty()).collect();
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
     assert!(both.iter().all(|tokens| tokens[0] == 50_256));
 }

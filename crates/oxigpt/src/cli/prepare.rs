@@ -12,6 +12,7 @@ Examples:
   oxigpt prepare text --input notes/ 'more/**/*.md' --tokenizer gpt2 --out data/notes
   oxigpt prepare jsonl --input shards/*.jsonl.zst --field text --out data/web
   oxigpt prepare parquet --input shards/ --column text --val-shard --out data/web
+  oxigpt prepare fineweb-edu --subset sample-10BT --discard
   zcat dump.jsonl.gz | oxigpt prepare jsonl --input - --out data/dump
 
 An input is a file, a folder, a pattern in quotes, or - for what is piped to the program; gzip and zstd are seen and undone.
@@ -27,8 +28,49 @@ pub(crate) enum PrepareSource {
     Jsonl(JsonlArgs),
     /// Parquet files
     Parquet(ParquetArgs),
+    /// Tiny Shakespeare as nanoGPT has it, in GPT-2's tokens
+    Shakespeare(SetArgs),
+    /// Tiny Shakespeare as nanoGPT has it, in characters
+    ShakespeareChar(SetArgs),
+    /// OpenWebText as nanoGPT has it: end-of-text after each document, 0.05 % for validation
+    Openwebtext(SetArgs),
+    /// FineWeb-Edu as build-nanogpt has it: end-of-text before each document, the first shard for validation
+    FinewebEdu(FinewebArgs),
+    /// TinyStories: end-of-text before each story, its own files for validation
+    Tinystories(SetArgs),
     /// The built-in corpus of the recipe `demo`: short stories, in characters
     Stories(OutputArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FinewebArgs {
+    /// How much of it
+    #[arg(long, default_value = "sample-10BT", value_name = "sample-10BT|sample-100BT")]
+    #[arg(value_parser = PossibleValuesParser::new(["sample-10BT", "sample-100BT"]), hide_possible_values = true)]
+    pub(crate) subset: String,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// The data directory to write [default: data/ and the name of the set]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Remove fetched files from the cache of the hub as soon as they are not needed any more
+    #[arg(long)]
+    pub(crate) discard: bool,
+    /// Part that is kept for validation, if not as the set has it
+    #[arg(long, alias = "val_fraction", value_name = "X", value_parser = fraction)]
+    pub(crate) val_fraction: Option<f64>,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+    /// Replace a data set that is already there, and give up an interrupted one that cannot be gone on with
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print what dataset.json says, as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -85,7 +127,7 @@ pub(crate) struct RecordArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct HowArgs {
-    /// Where the end-of-text token stands, seen from a document [default: between for text, before for records]
+    /// Where the end-of-text token stands, seen from a document [default: between for text, before for records, as it is usual for a set]
     #[arg(long, value_name = "before|after|between|none", value_parser = end_of_text_parser())]
     #[arg(hide_possible_values = true)]
     pub(crate) eot: Option<EndOfText>,

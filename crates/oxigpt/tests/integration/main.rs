@@ -6,6 +6,7 @@
 mod bench;
 mod config;
 mod convert;
+mod data;
 mod eval;
 mod eval_tasks;
 mod help;

@@ -114,8 +114,8 @@ fn text_that_cannot_be_prepared() {
     exit 1
     --- stdout
     --- stderr
-    error: . is a directory, not a text file
-    hint: name the text files themselves, e.g. --input DIR/*.txt
+    error: ./empty.txt is empty
+    hint: leave it out, or check that it was saved
     ");
     assert!(!place.path().join("d").exists());
 }
@@ -126,8 +126,7 @@ fn options_that_cannot_be_meant() {
     let with = |extra: &[&str]| refused(&[&text[..], extra].concat());
     assert_snapshot!(with(&["--tokenizer=bpe"]), @"
     exit 2
-    error: invalid value 'bpe' for '--tokenizer <TOKENIZER>'
-      [possible values: gpt2, char]
+    error: invalid value 'bpe' for '--tokenizer <gpt2|char|byte|PATH>': use gpt2, char, byte, or the path of a tokenizer.json
     hint: add --help to see what can be written here
     ");
     assert_snapshot!(with(&["--tokenizer=char", "--val-fraction=1"]), @"
@@ -138,9 +137,9 @@ fn options_that_cannot_be_meant() {
     assert_snapshot!(with(&[]), @"
     exit 2
     error: the following required arguments were not provided:
-      --tokenizer <TOKENIZER>
+      --tokenizer <gpt2|char|byte|PATH>
 
-    Usage: oxigpt prepare text --input <FILE>... --tokenizer <TOKENIZER> --out <DIR>
+    Usage: oxigpt prepare text --input <FILE>... --tokenizer <gpt2|char|byte|PATH> --out <DIR>
     hint: add --help to see what can be written here
     ");
     assert_snapshot!(refused(&["prepare", "web"]), @"

@@ -1,17 +1,21 @@
 //! `oxigpt prepare`: text becomes a data directory that training reads.
 
+mod sets;
+
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use oxigpt_data::{
-    EndOfText, Format, Holdout, Manifest, PrepareOptions, Progress, Source, Stage, prepare, prepare_stories,
+    EndOfText, Format, Holdout, Manifest, PrepareOptions, Progress, Source, Stage, TokenizerKind, prepare,
+    prepare_stories,
 };
 
-use crate::cli::{HowArgs, OutputArgs, PrepareSource, RecordArgs, TextArgs};
+use self::sets::{Set, Shared};
+use crate::cli::{HowArgs, OutputArgs, PrepareSource, RecordArgs, SetArgs, TextArgs};
 use crate::report::{self, ByteBar};
 
 /// What documents are chosen by where no seed is given.
@@ -25,6 +29,14 @@ pub(crate) fn run(source: &PrepareSource) -> Result<()> {
         PrepareSource::Parquet(args) => {
             records(Format::Parquet { column: args.column.clone() }, &args.records)
         }
+        PrepareSource::Shakespeare(args) => shakespeare("shakespeare", TokenizerKind::Gpt2, args),
+        PrepareSource::ShakespeareChar(args) => shakespeare("shakespeare-char", TokenizerKind::Char, args),
+        PrepareSource::Openwebtext(args) => of_hub("openwebtext", &sets::OPENWEBTEXT, args),
+        PrepareSource::FinewebEdu(args) => match args.subset.as_str() {
+            "sample-100BT" => of_hub("fineweb-edu-100BT", &sets::fineweb_edu("sample/100BT"), &args.set),
+            _ => of_hub("fineweb-edu", &sets::fineweb_edu("sample/10BT"), &args.set),
+        },
+        PrepareSource::Tinystories(args) => of_hub("tinystories", &sets::TINYSTORIES, args),
         PrepareSource::Stories(output) => told(&prepare_stories(&output.out, output.force)?, output),
     }
 }
@@ -37,7 +49,7 @@ fn text(args: &TextArgs) -> Result<()> {
         ..PrepareOptions::default()
     };
     let options = with(by_default, &args.how, args.val_fraction, args.output.force);
-    carry_out(Format::Text, &args.input, &options, &args.output)
+    carry_out(&Source::find(Format::Text, &args.input)?, &options, &args.output, &shared()?)
 }
 
 fn records(format: Format, args: &RecordArgs) -> Result<()> {
@@ -48,7 +60,7 @@ fn records(format: Format, args: &RecordArgs) -> Result<()> {
         ..PrepareOptions::default()
     };
     let options = with(by_default, &args.how, args.val_fraction, args.output.force);
-    carry_out(format, &args.input, &options, &args.output)
+    carry_out(&Source::find(format, &args.input)?, &options, &args.output, &shared()?)
 }
 
 /// Options as they are by default, but for what was typed.
@@ -69,20 +81,36 @@ fn with(by_default: PrepareOptions, how: &HowArgs, val_fraction: Option<f64>, fo
     }
 }
 
-fn carry_out(
-    format: Format,
-    inputs: &[PathBuf],
-    options: &PrepareOptions,
-    output: &OutputArgs,
-) -> Result<()> {
-    let source = Source::find(format, inputs)?;
-    let stop = stop_on_signal()?;
-    let mut bar = ByteBar::new();
-    let manifest = prepare(&source, &output.out, options, &mut |Progress { stage, done, total }| {
-        bar.show(stage_name(stage), done, total);
-        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+fn shakespeare(name: &str, tokenizer: TokenizerKind, args: &SetArgs) -> Result<()> {
+    let (output, shared) = (output_of(name, args), shared()?);
+    let (source, by_default) = sets::shakespeare(tokenizer, &output.out, &shared)?;
+    let options = with(by_default, &args.how, args.val_fraction, args.force);
+    carry_out(&source, &options, &output, &shared)
+}
+
+fn of_hub(name: &str, set: &Set, args: &SetArgs) -> Result<()> {
+    let (output, shared) = (output_of(name, args), shared()?);
+    let (source, by_default) = sets::of_hub(set, args.discard, &shared)?;
+    let options = with(by_default, &args.how, args.val_fraction, args.force);
+    carry_out(&source, &options, &output, &shared)
+}
+
+fn output_of(name: &str, args: &SetArgs) -> OutputArgs {
+    let out = args.out.clone().unwrap_or_else(|| Path::new("data").join(name));
+    OutputArgs { out, force: args.force, json: args.json }
+}
+
+fn shared() -> Result<Shared> {
+    Ok(Shared { bar: Arc::new(Mutex::new(ByteBar::new())), stop: stop_on_signal()? })
+}
+
+fn carry_out(source: &Source, options: &PrepareOptions, output: &OutputArgs, shared: &Shared) -> Result<()> {
+    let bar = || shared.bar.lock().unwrap_or_else(PoisonError::into_inner);
+    let manifest = prepare(source, &output.out, options, &mut |Progress { stage, done, total }| {
+        bar().show(stage_name(stage), done, total);
+        if shared.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    bar.finish();
+    bar().finish();
     told(&manifest?, output)
 }
 
@@ -114,10 +142,7 @@ fn told(manifest: &Manifest, output: &OutputArgs) -> Result<()> {
         return Ok(());
     }
     if manifest.empty_documents > 0 {
-        report::note(&format!(
-            "{} empty documents were left out",
-            report::thousands(manifest.empty_documents)
-        ));
+        report::note(&format!("empty documents left out: {}", report::thousands(manifest.empty_documents)));
     }
     writeln!(
         out,
