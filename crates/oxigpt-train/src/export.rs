@@ -52,17 +52,86 @@ fn exists(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
+/// How the names begin of what this process writes beside a target until it is whole.
+fn partial_prefix() -> String {
+    format!(".oxigpt-partial-{}-", std::process::id())
+}
+
+/// Removes what this process has written beside a target and not published: for when it is interrupted.
+pub fn discard_partial(target: &Path) {
+    let entries = fs::read_dir(durable::parent(target)).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&partial_prefix())) {
+        // There is nobody left to tell.
+        let _ = fs::remove_dir_all(entry.path());
+    }
+}
+
 /// A directory beside the target, which goes with all that is in it unless that is published, and a free name in it.
 fn stage(target: &Path) -> Result<(TempDir, PathBuf), Error> {
     let parent = durable::parent(target);
     fs::create_dir_all(parent)?;
-    let stage = tempfile::Builder::new().prefix(".oxigpt-").tempdir_in(parent)?;
+    let stage = tempfile::Builder::new().prefix(&partial_prefix()).tempdir_in(parent)?;
     let path = stage.path().join("model");
     Ok((stage, path))
 }
 
+/// Gives what is whole its name, unless something has taken that name meanwhile.
 fn publish(stage: TempDir, path: &Path, target: &Path) -> Result<(), Error> {
-    fs::rename(path, target)?;
+    let published = if path.is_file() {
+        // Unlike a renaming, a link replaces nothing; where there are no links, a look must do.
+        match fs::hard_link(path, target) {
+            Err(_) if !exists(target) => fs::rename(path, target),
+            linked => linked,
+        }
+    } else {
+        fs::rename(path, target)
+    };
+    published.map_err(|error| match exists(target) {
+        true => Error::TargetExists { path: target.into() },
+        false => error.into(),
+    })?;
     durable::sync_dir(durable::parent(target))?;
     Ok(stage.close()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_appears_meanwhile_is_not_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("taken");
+        for is_file in [true, false] {
+            let (stage, partial) = stage(&target).unwrap();
+            if is_file {
+                fs::write(&partial, "new").unwrap();
+                fs::write(&target, "precious").unwrap();
+            } else {
+                fs::create_dir(&partial).unwrap();
+                fs::create_dir(&target).unwrap();
+                fs::write(target.join("file"), "precious").unwrap();
+            }
+            let error = publish(stage, &partial, &target).unwrap_err();
+            assert!(matches!(&error, Error::TargetExists { path } if *path == target), "{error}");
+            assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1, "nothing else is left there");
+            if is_file {
+                assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+                fs::remove_file(&target).unwrap();
+            }
+        }
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "precious");
+    }
+
+    #[test]
+    fn an_interrupted_one_leaves_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("model");
+        let (stage, partial) = stage(&target).unwrap();
+        fs::write(&partial, "half").unwrap();
+        fs::write(place.path().join(".oxigpt-partial-other"), "another's").unwrap();
+        discard_partial(&target);
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+        drop(stage);
+    }
 }

@@ -31,6 +31,7 @@ pub use divergence::{DataPosition, Divergence, GradientNorm};
 pub use error::Error;
 pub use estimate::Estimate;
 pub use event::{Eval, Event, Observer, Sample, Saved, Started, Summary, Train};
+pub use export::discard_partial;
 pub use model::Model;
 pub use run::{Outcome, Request, train};
 pub use schedule::learning_rate;

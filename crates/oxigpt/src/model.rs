@@ -47,7 +47,7 @@ fn locate(name: &str) -> Result<PathBuf> {
     if !is_hub_id(name) {
         return Err(no_such_path(name).into());
     }
-    fetch::model(name).with_context(|| format!("{name} is not on this machine"))
+    fetch::model(name).with_context(|| format!("{name} is no path here; from the hub"))
 }
 
 /// Whether a name that is no path on this machine can only be meant for the hub: one of the published models, or

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use fs_err::File;
@@ -58,6 +59,10 @@ pub(crate) enum Element {
 impl MappedFile {
     pub(crate) fn open(path: impl Into<PathBuf>) -> Result<MappedFile, Error> {
         let path = path.into();
+        // A pipe would be waited for, and a device cannot be mapped.
+        if !fs_err::metadata(&path)?.is_file() {
+            return Err(io::Error::other(format!("{} is not a regular file", path.display())).into());
+        }
         let file = File::open(&path)?;
         // SAFETY: the map is only read, and any bytes are valid as bytes and as floats. Should another process
         // rewrite the file meanwhile, wrong weights are read; should it shorten it, the system ends this one. No

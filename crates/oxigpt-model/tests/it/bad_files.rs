@@ -39,6 +39,13 @@ fn files_of_no_format_are_refused() {
     refused(&path, "was saved by a PyTorch before 1.6", "torch.save it again");
 }
 
+#[cfg(unix)]
+#[test]
+fn devices_are_not_waited_for() {
+    let error = open_pretrained("/dev/null").unwrap_err();
+    assert_eq!(error.to_string(), "/dev/null is not a regular file");
+}
+
 fn llmc_file(edit: impl FnOnce(&mut Vec<u8>)) -> TempDir {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("model.bin");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use fs_err as fs;
 use oxigpt_model::Precision;
+use oxigpt_train::discard_partial;
 use serde_json::json;
 
 use crate::cli::{ConvertArgs, Dtype, Target};
@@ -26,26 +27,32 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
         .into());
     }
     let model = model::open(&args.model)?;
-    let written = match args.to {
-        Target::Hf => {
-            model.save_as_directory(&args.target)?;
-            args.target.clone()
-        }
-        Target::Llmc => {
-            let path = llmc_path(&args.target);
-            model.save_as_llmc(&path, precision(args.dtype))?;
-            path
-        }
+    let target = match args.to {
+        Target::Hf => args.target.clone(),
+        Target::Llmc => llmc_path(&args.target),
     };
-    let (parameters, size) = (model.config.parameter_count().total, size_of(&written)?);
+    discard_when_interrupted(target.clone())?;
+    match args.to {
+        Target::Hf => model.save_as_directory(&target)?,
+        Target::Llmc => model.save_as_llmc(&target, precision(args.dtype))?,
+    }
+    let (parameters, size) = (model.config.parameter_count().total, size_of(&target)?);
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", json!({ "path": written, "parameters": parameters, "bytes": size }))?;
+        writeln!(out, "{}", json!({ "path": target, "parameters": parameters, "bytes": size }))?;
     } else {
         let parameters = thousands(parameters as u64);
-        writeln!(out, "{}: {parameters} parameters, {}", written.display(), bytes(size as f64))?;
+        writeln!(out, "{}: {parameters} parameters, {}", target.display(), bytes(size as f64))?;
     }
     Ok(())
+}
+
+/// Ctrl-C leaves nothing behind.
+fn discard_when_interrupted(target: PathBuf) -> Result<()> {
+    Ok(ctrlc::set_handler(move || {
+        discard_partial(&target);
+        std::process::exit(130);
+    })?)
 }
 
 /// llm.c's format is one file, which may be named by its directory.

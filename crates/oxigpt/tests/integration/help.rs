@@ -108,7 +108,7 @@ fn every_key_of_a_configuration() {
                               run with [default: "scratch"]
           --seed <N>          seed of initialisation, batches, dropout and samples [default: 1337]
           --device <TEXT>     where the run computes [default: "cpu"]
-          --dtype <TEXT>      number format of weights and activations [default: "float32"]
+          --dtype <TEXT>      operands of matrix products: float32 or bfloat16 [default: "float32"]
           --threads <N>       worker threads; 0 = one per core [default: 0]
 
     Data:
@@ -309,7 +309,7 @@ fn eval() {
 
     Run:
           --device <TEXT>  where the run computes [default: "cpu"]
-          --dtype <TEXT>   number format of weights and activations [default: "float32"]
+          --dtype <TEXT>   operands of matrix products: float32 or bfloat16 [default: "float32"]
           --threads <N>    worker threads; 0 = one per core [default: 0]
 
     Data:

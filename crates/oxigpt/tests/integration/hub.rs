@@ -230,18 +230,18 @@ fn what_cannot_be_fetched() {
     };
     assert_snapshot!(refused("someone/something"), @"
     exit 1
-    error: someone/something is not on this machine: the hub has no model `someone/something`, or does not show it
+    error: someone/something is no path here; from the hub: the hub has no model `someone/something`, or does not show it
     hint: check the spelling; if it is private, set HF_TOKEN to a token that may read it
     ");
     assert_snapshot!(refused("gpt2-xl"), @"
     exit 1
-    error: gpt2-xl is not on this machine: the hub has no model `gpt2-xl`, or does not show it
+    error: gpt2-xl is no path here; from the hub: the hub has no model `gpt2-xl`, or does not show it
     hint: check the spelling; if it is private, set HF_TOKEN to a token that may read it
     ");
     let empty = Server::start(place.path().join("data"), Duration::ZERO);
     let (_, _, told) = empty.run(&place, &["eval", "--from=gpt2", "--data=stream"]);
     assert_snapshot!(told, @"
-    error: gpt2 is not on this machine: model `gpt2` at revision `main` has none of the files that are needed
+    error: gpt2 is no path here; from the hub: model `gpt2` at revision `main` has none of the files that are needed
     hint: check that it is the right repository; look at its files on the hub
     ");
     let weightless = Place::new();

@@ -278,7 +278,7 @@ fn what_cannot_be_trained() {
     ");
     assert_snapshot!(refused(&["--init_from=gpt2"]), @"
     exit 1
-    error: gpt2 is not on this machine: model `gpt2` is not in the cache [PLACE]/hub/hub, and HF_HUB_OFFLINE forbids to download it
+    error: gpt2 is no path here; from the hub: model `gpt2` is not in the cache [PLACE]/hub/hub, and HF_HUB_OFFLINE forbids to download it
     hint: unset HF_HUB_OFFLINE to download it, or point HF_HOME at the cache that has it
     ");
     assert_snapshot!(refused(&["--out_dir=cat.txt"]), @"
