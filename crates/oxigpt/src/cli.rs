@@ -16,7 +16,9 @@ use oxigpt_train::settings::{self, KEYS, Kind, Settings};
 use crate::hint::CliError;
 use crate::report;
 
-pub(crate) use prepare::{DataArgs, HowArgs, OutputArgs, PREPARING, PrepareSource, RecordArgs, SetArgs, TextArgs};
+pub(crate) use prepare::{
+    DataArgs, HowArgs, OutputArgs, PREPARING, PrepareSource, RecordArgs, SetArgs, TextArgs,
+};
 
 const EXAMPLES: &str = "\
 Examples:
