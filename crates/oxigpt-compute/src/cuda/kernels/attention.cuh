@@ -7,3 +7,93 @@
 //   -DPOLY=N         squarings of gaussian-poly-N (0 for other kinds)
 //   -DCLAMP=0|1      gaussian-poly-N: a weight is 0 where 1 + z / 2^N is negative
 //   -DDROPOUT=0|1    whether weights are dropped (0 for decoding)
+
+#define SOFTMAX 0
+#define GAUSSIAN 1
+#define GAUSSIAN_POLY 2
+#define POINTWISE_GELU 3
+#define POINTWISE_RELU 4
+#define POINTWISE_SIGMOID 5
+#define POINTWISE_SQUARE 6
+#define POINTWISE_RELU_SQUARE 7
+
+/// Whether scores are distances, -|q - k|^2 / (2 sqrt D), instead of products, q . k / sqrt D.
+#define DISTANCE (KIND == GAUSSIAN || KIND == GAUSSIAN_POLY)
+
+#define LOG2_E 1.44269504f
+#define LN_2 0.69314718f
+
+/// The score of a pair. Squared norms are used by distances only, whose three terms may cancel to less than nothing.
+__device__ __forceinline__ float score(float dot, float q_squared, float k_squared, float scale) {
+#if DISTANCE
+    return -0.5f * scale * fmaxf(q_squared + k_squared - 2.0f * dot, 0.0f);
+#else
+    return scale * dot;
+#endif
+}
+
+/// The weight of a score and its derivative there, for every kind but softmax, whose weights depend on each other.
+__device__ __forceinline__ float weight_with_slope(float z, float& slope) {
+#if KIND == GAUSSIAN
+    return slope = expf(z);
+#elif KIND == GAUSSIAN_POLY
+    // (1 + z / n)^n for n = 2^POLY, by squaring; the factors on the way make up (1 + z / n)^(n - 1).
+    float power = 1.0f + z / (float)(1 << POLY);
+    if (CLAMP && power < 0.0f) return slope = 0.0f;
+    slope = 1.0f;
+#pragma unroll
+    for (int i = 0; i < POLY; i++) {
+        slope *= power;
+        power *= power;
+    }
+    return power;
+#elif KIND == POINTWISE_GELU
+    return gelu_with_derivative(z, GELU_ERF, slope);
+#elif KIND == POINTWISE_RELU
+    slope = z > 0.0f ? 1.0f : 0.0f;
+    return fmaxf(z, 0.0f);
+#elif KIND == POINTWISE_SIGMOID
+    const float weight = 1.0f / (1.0f + expf(-z));
+    slope = weight * (1.0f - weight);
+    return weight;
+#elif KIND == POINTWISE_SQUARE
+    slope = 2.0f * z;
+    return z * z;
+#elif KIND == POINTWISE_RELU_SQUARE
+    slope = 2.0f * fmaxf(z, 0.0f);
+    return z > 0.0f ? z * z : 0.0f;
+#else
+    return slope = 0.0f;
+#endif
+}
+
+/// Where a block works: head `head` of sequence `batch`.
+struct Place {
+    int batch, head, t, heads;
+
+    __device__ __forceinline__ int width() const { return heads * HEAD; }
+
+    /// Row 0 of part 0 (q), 1 (k), 2 (v) of this head in qkv [B, T, 3C]; rows are 3C apart.
+    template <class T> __device__ __forceinline__ T* in_qkv(T* qkv, int part) const {
+        return qkv + ((size_t)batch * t * 3 + part) * width() + head * HEAD;
+    }
+
+    /// Row 0 of this head in a tensor [B, T, C]; rows are C apart.
+    template <class T> __device__ __forceinline__ T* in_out(T* out) const {
+        return out + (size_t)batch * t * width() + head * HEAD;
+    }
+
+    /// Element 0 of this head in a tensor [B, H, T].
+    template <class T> __device__ __forceinline__ T* in_stats(T* stats) const {
+        return stats + ((size_t)batch * heads + head) * t;
+    }
+};
+
+__device__ __forceinline__ Place place_of(int t, int heads) {
+    return Place{(int)blockIdx.z, (int)blockIdx.y, t, heads};
+}
+
+/// The row of dropout's mask that belongs to the weights of query `i` of a head.
+__device__ __forceinline__ u32 mask_row(const u32* rng, int batch, int heads, int head, int t, int i) {
+    return ((rng[3] + (u32)batch) * (u32)heads + (u32)head) * (u32)t + (u32)i;
+}
