@@ -111,6 +111,12 @@ pub enum Error {
         /// Run directory.
         dir: PathBuf,
     },
+    /// A directory whose record is asked for, and that is not a run's.
+    #[error("{dir} is no run: it has no config.toml", dir = dir.display())]
+    NotARun {
+        /// What was named.
+        dir: PathBuf,
+    },
     /// Another process is at work there.
     #[error("{dir}: another process is training this run", dir = dir.display())]
     Busy {
@@ -281,6 +287,9 @@ impl Error {
             Error::OutIsFile { .. } => "choose another --out_dir",
             Error::NoRun { .. } => {
                 "leave out --init_from=resume to start one, or name the run directory with --out_dir=DIR"
+            }
+            Error::NotARun { .. } => {
+                "name the directories of runs, such as out/demo; `oxigpt train` writes there what it is told with --out_dir"
             }
             Error::Busy { .. } => "wait for it to end, or stop it, or choose another --out_dir",
             Error::OtherData { run, .. } => {

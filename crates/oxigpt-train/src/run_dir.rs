@@ -16,8 +16,8 @@ use crate::error::Error;
 use crate::machine;
 use crate::settings::{Settings, Start};
 
-const CONFIG: &str = "config.toml";
-const FACTS: &str = "run.json";
+pub(crate) const CONFIG: &str = "config.toml";
+pub(crate) const FACTS: &str = "run.json";
 pub(crate) const METRICS: &str = "metrics.jsonl";
 pub(crate) const LOG: &str = "log.txt";
 const CHECKPOINTS: &str = "checkpoints";

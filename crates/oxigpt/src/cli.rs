@@ -70,6 +70,15 @@ Examples:
   oxigpt bench sample gpt2-124m
 ";
 
+const COMPARING: &str = "\
+Each RUN is a run directory, such as out/demo; it may still be at work. Losses are in nats per token.
+
+Examples:
+  oxigpt compare out/softmax out/gaussian
+  oxigpt compare out/* --out losses.svg     the curves as a picture, too; also .png
+  oxigpt compare out/a out/b --by tokens --json
+";
+
 const CONVERTING: &str = concat!(
     models!(),
     "
@@ -130,6 +139,9 @@ pub(crate) enum Commands {
     /// Write a model in the format of another program
     #[command(after_help = CONVERTING)]
     Convert(ConvertArgs),
+    /// Show the losses of runs side by side, and what differs between their settings
+    #[command(after_help = COMPARING)]
+    Compare(CompareArgs),
     /// Measure how fast this machine trains and samples a model of some shape
     #[command(subcommand)]
     Bench(BenchKind),
@@ -286,6 +298,29 @@ pub(crate) struct ConvertArgs {
     /// Print what was written, as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// Run directories
+    #[arg(required = true, value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Draw the losses into a file, which is overwritten: .svg or .png
+    #[arg(long, value_name = "FILE.svg|FILE.png")]
+    pub(crate) out: Option<PathBuf>,
+    /// What the losses are lined up by [default: steps, or tokens where the runs' steps differ in size]
+    #[arg(long, value_enum, value_name = "steps|tokens", hide_possible_values = true)]
+    pub(crate) by: Option<By>,
+    /// Print everything as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What is alike in two losses that stand side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    Steps,
+    Tokens,
 }
 
 /// A format that models are written in.

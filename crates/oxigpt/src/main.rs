@@ -6,6 +6,7 @@ mod configure;
 mod fetch;
 mod hint;
 mod model;
+mod plot;
 mod recipes;
 mod report;
 mod watch;

@@ -1,6 +1,7 @@
 //! One file per command: each turns what was typed into calls of the libraries.
 
 mod bench;
+mod compare;
 mod convert;
 mod data;
 mod eval;
@@ -27,6 +28,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Commands::Sample(args) => sample::run(&args)?,
         Commands::Eval(args) => eval::run(args)?,
         Commands::Convert(args) => convert::run(&args)?,
+        Commands::Compare(args) => compare::run(&args)?,
         Commands::Bench(kind) => bench::run(&kind)?,
         Commands::Plan(args) => plan::run(&args)?,
         Commands::Recipes(args) => recipes::run(&args)?,

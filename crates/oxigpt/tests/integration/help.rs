@@ -29,6 +29,7 @@ fn overview() {
       sample       Generate text with a model
       eval         Measure a model: its loss on a data set, HellaSwag, LAMBADA, WikiText
       convert      Write a model in the format of another program
+      compare      Show the losses of runs side by side, and what differs between their settings
       bench        Measure how fast this machine trains and samples a model of some shape
       plan         Say what a run will take: memory, work and time
       recipes      List the built-in recipes, or print one
