@@ -5,10 +5,12 @@
 // Beside the shared memory given here, a kernel has up to 1.75 KiB of its own.
 //
 // attention        grid (ceil(T / 64), H, B), block 128, shared (64 + 4 * N) * R
-//   (act* out, float* lse, const act* qkv, int t, int heads, float scale, float out_scale,
+//   (act* out, float* stats, const act* qkv, int t, int heads, float scale, float out_scale,
 //    const unsigned* rng, unsigned site, unsigned threshold, float keep_scale)
-//   qkv [B, T, 3C], out [B, T, C], lse [B, H, T] (written for softmax only). scale = 1 / sqrt D.
-//   out_scale: what the sum of weighted values is multiplied by, 1 or 1 / divisor (pointwise kinds).
+//   qkv [B, T, 3C], out [B, T, C]. scale = 1 / sqrt D. stats: for softmax the logarithm of each row's sum of
+//   exponentials, [B, H, T]; for gaussian-poly-N how many scores of each row are below -2^N and the lowest,
+//   [B, H, T, 2], or null; null for other kinds.
+//   out_scale: what weights are multiplied by: 1, or 1 / divisor for pointwise kinds (-DBY_POSITION=1 ignores it).
 //   rng, site, threshold, keep_scale: dropout, as in `dropout` of elementwise.cu; null and 0 if -DDROPOUT=0.
 //   Products: 4 * D flops for each of B * H * T^2 / 2 pairs.
 //
@@ -195,8 +197,8 @@ __device__ __forceinline__ void subtract_own(float (&acc)[DP / 8][4], const floa
 /// carried on, and whose sum of values so far is scaled down when the maximum grows (Milakov and Gimelshein 2018;
 /// Dao et al. 2022, algorithm 1). `first`: the warp's first query less the tile's first key.
 __device__ __forceinline__ void weights_of_tile(float (&s)[N / 8][4], float (&acc)[DP / 8][4], float (&largest)[2],
-                                                float (&sum)[2], const float* q_norms, const float* k_norms, int first,
-                                                float scale) {
+                                                float (&sum)[2], Range (&ranges)[2], const float* q_norms,
+                                                const float* k_norms, int first, float scale) {
 #pragma unroll
     for (int n = 0; n < N / 8; n++) {
 #pragma unroll
@@ -207,8 +209,10 @@ __device__ __forceinline__ void weights_of_tile(float (&s)[N / 8][4], float (&ac
 #else
             const float q_squared = DISTANCE ? q_norms[own_row(k)] : 0.0f;
             const float k_squared = DISTANCE ? k_norms[own_column(n, k)] : 0.0f;
+            const float z = score(s[n][k], q_squared, k_squared, scale);
+            if (KIND == GAUSSIAN_POLY && seen) ranges[k / 2].see(z);
             float slope;
-            s[n][k] = seen ? weight_with_slope(score(s[n][k], q_squared, k_squared, scale), slope) : 0.0f;
+            s[n][k] = seen ? weight_with_slope(z, slope) : 0.0f;
 #endif
         }
     }
@@ -257,7 +261,7 @@ __device__ __forceinline__ void drop_weights(float (&s)[N / 8][4], const Mask& m
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-attention(act* out, float* lse, const act* qkv, int t, int heads, float scale, float out_scale, const u32* rng,
+attention(act* out, float* stats, const act* qkv, int t, int heads, float scale, float out_scale, const u32* rng,
           u32 site, u32 threshold, float keep_scale) {
     DYNAMIC_SHARED(bf16, q_tile);
     bf16* const kv_tiles = q_tile + BLOCK_ROWS * STRIDE;
@@ -277,6 +281,7 @@ attention(act* out, float* lse, const act* qkv, int t, int heads, float scale, f
     copy_group();
     const int tiles = (min(first + BLOCK_ROWS, t) + N - 1) / N;
     float acc[DP / 8][4] = {}, largest[2] = {-INFINITE, -INFINITE}, sum[2] = {};
+    Range ranges[2] = {{0.0f, INFINITE}, {0.0f, INFINITE}};
     u32 q[DP / 16][4];
     for (int tile = 0; tile < tiles; tile++) {
         if (tile + 1 < tiles) fetch(tile + 1);
@@ -296,7 +301,7 @@ attention(act* out, float* lse, const act* qkv, int t, int heads, float scale, f
         float s[N / 8][4] = {};
 #pragma unroll
         for (int i = 0; i < DP / 16; i++) multiply_rows(s, q[i], k_tile, i * 16);
-        weights_of_tile(s, acc, largest, sum, q_norms + own, k_norms, first + own - tile * N, scale);
+        weights_of_tile(s, acc, largest, sum, ranges, q_norms + own, k_norms, first + own - tile * N, scale);
         if (DROPOUT) {
             const Mask mask = mask_of(rng, site, threshold, keep_scale);
             drop_weights(s, mask, mask_row(rng, place.batch, heads, place.head, t, first + own), tile * N);
@@ -307,15 +312,18 @@ attention(act* out, float* lse, const act* qkv, int t, int heads, float scale, f
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const float total = row_sum(sum[r]);
-        const float factor = KIND == SOFTMAX ? 1.0f / total : out_scale;
+        const int row = first + own + own_row(2 * r);
+        const float factor = KIND == SOFTMAX ? 1.0f / total : weight_scale(out_scale, row);
 #pragma unroll
         for (int n = 0; n < DP / 8; n++) {
             acc[n][2 * r] *= factor;
             acc[n][2 * r + 1] *= factor;
         }
-        const int row = first + own + own_row(2 * r);
-        if (KIND == SOFTMAX && threadIdx.x % 4 == 0 && row < t) {
-            place.in_stats(lse)[row] = LN_2 * (largest[r] + log2f(total));
+        const float below = row_sum(ranges[r].below), lowest = -row_max(-ranges[r].lowest);
+        if (threadIdx.x % 4 != 0 || row >= t) continue;
+        if (KIND == SOFTMAX) place.in_stats(stats)[row] = LN_2 * (largest[r] + log2f(total));
+        if (KIND == GAUSSIAN_POLY && stats) {
+            place.in_stats((float2*)stats)[row] = make_float2(below, lowest);
         }
     }
     write_rows(place.in_out(out), place.width(), first + own, t, own_tile, acc);
@@ -326,14 +334,14 @@ attention(act* out, float* lse, const act* qkv, int t, int heads, float scale, f
 /// What a pair of query and key needs beside its dot products; lse is in base 2 here.
 struct Pair {
     bool seen;
-    float lse, delta, q_squared, k_squared, factor;
+    float lse, delta, q_squared, k_squared, out_scale, factor;
 };
 
 /// From the dot products s = q . k and dp = dout . v of a tile: s becomes the weights that v was multiplied by, dp the
 /// gradient of the scores. `at(n, k)` gives what belongs to the pair.
 template <class At>
 __device__ __forceinline__ void weights_and_gradients(float (&s)[N / 8][4], float (&dp)[N / 8][4], float scale,
-                                                      float out_scale, const At& at) {
+                                                      const At& at) {
 #pragma unroll
     for (int n = 0; n < N / 8; n++) {
 #pragma unroll
@@ -345,8 +353,8 @@ __device__ __forceinline__ void weights_and_gradients(float (&s)[N / 8][4], floa
             dp[n][k] = weight * (dropped * dp[n][k] - pair.delta);
 #else
             float slope, weight = weight_with_slope(score(s[n][k], pair.q_squared, pair.k_squared, scale), slope);
-            weight = pair.seen ? weight * out_scale : 0.0f;
-            dp[n][k] = pair.seen ? slope * dropped * out_scale * dp[n][k] : 0.0f;
+            weight = pair.seen ? weight * pair.out_scale : 0.0f;
+            dp[n][k] = pair.seen ? slope * dropped * pair.out_scale * dp[n][k] : 0.0f;
 #endif
             s[n][k] = dropped * weight;
         }
@@ -400,13 +408,14 @@ attention_backward_q(act* dqkv, const act* qkv, const act* dout, const float* ls
         float s[N / 8][4], ds[N / 8][4];
         product_of_rows(s, q_tile + own * STRIDE, k_tile);
         product_of_rows(ds, dout_tile + own * STRIDE, k_tile + N * STRIDE);
-        weights_and_gradients(s, ds, scale, out_scale, [&](int n, int k) {
+        weights_and_gradients(s, ds, scale, [&](int n, int k) {
             const int row = own_row(k), key = tile * N + own_column(n, k);
             return Pair{key <= first + own + row,
                         row_lse[k / 2],
                         row_delta[k / 2],
                         DISTANCE ? q_norms[own + row] : 0.0f,
                         DISTANCE ? k_norms[own_column(n, k)] : 0.0f,
+                        weight_scale(out_scale, first + own + row),
                         DROPOUT ? mask_factor(mask, first_mask_row + row, key) : 1.0f};
         });
         add_product(dq, ds, k_tile);
@@ -462,13 +471,14 @@ attention_backward_kv(act* dqkv, const act* qkv, const act* dout, const float* l
         float s[N / 8][4], ds[N / 8][4];
         product_of_rows(s, k_tile + own * STRIDE, q_tile);
         product_of_rows(ds, v_tile + own * STRIDE, q_tile + N * STRIDE);
-        weights_and_gradients(s, ds, scale, out_scale, [&](int n, int k) {
+        weights_and_gradients(s, ds, scale, [&](int n, int k) {
             const int key = first + own + own_row(k), column = own_column(n, k), query = tile * N + column;
             return Pair{key <= query && query < t,
                         query_lse[tile % 2][column],
                         query_delta[tile % 2][column],
                         DISTANCE ? q_norms[column] : 0.0f,
                         DISTANCE ? k_norms[own + own_row(k)] : 0.0f,
+                        weight_scale(out_scale, query),
                         DROPOUT ? mask_factor(mask, first_mask_row + query, key) : 1.0f};
         });
         add_product(dv, s, q_tile + N * STRIDE);

@@ -6,6 +6,7 @@
 //                    6 square, 7 relu-square
 //   -DPOLY=N         squarings of gaussian-poly-N (0 for other kinds)
 //   -DCLAMP=0|1      gaussian-poly-N: a weight is 0 where 1 + z / 2^N is negative
+//   -DBY_POSITION=0|1  pointwise kinds: whether query i's weights are divided by i + 1
 //   -DDROPOUT=0|1    whether weights are dropped (0 for decoding)
 
 #define SOFTMAX 0
@@ -19,6 +20,10 @@
 
 /// Whether scores are distances, -|q - k|^2 / (2 sqrt D), instead of products, q . k / sqrt D.
 #define DISTANCE (KIND == GAUSSIAN || KIND == GAUSSIAN_POLY)
+
+#ifndef BY_POSITION
+#define BY_POSITION 0
+#endif
 
 #define LOG2_E 1.44269504f
 #define LN_2 0.69314718f
@@ -92,6 +97,22 @@ struct Place {
 __device__ __forceinline__ Place place_of(int t, int heads) {
     return Place{(int)blockIdx.z, (int)blockIdx.y, t, heads};
 }
+
+/// What the weights of query `i` are multiplied by; softmax has its own sum.
+__device__ __forceinline__ float weight_scale(float out_scale, int i) {
+    return BY_POSITION ? 1.0f / (float)(i + 1) : out_scale;
+}
+
+/// What a polynomial tells about one row of scores: how many were below its range (-2^N, where the power begins to
+/// grow again), and the lowest.
+struct Range {
+    float below, lowest;
+
+    __device__ __forceinline__ void see(float z) {
+        below += z < -(float)(1 << POLY) ? 1.0f : 0.0f;
+        lowest = fminf(lowest, z);
+    }
+};
 
 /// The row of dropout's mask that belongs to the weights of query `i` of a head.
 __device__ __forceinline__ u32 mask_row(const u32* rng, int batch, int heads, int head, int t, int i) {

@@ -107,7 +107,7 @@ __device__ __forceinline__ void write_rows(act* target, int row_stride, int firs
 
 /// The weights of one tile, in place of the products; for softmax as in weights_of_tile of attention.cu.
 __device__ __forceinline__ void weights_of_tile(float (&s)[WARP_ROWS], float (&acc)[WARP_ROWS][COLUMNS],
-                                                float (&largest)[WARP_ROWS], float (&sum)[WARP_ROWS],
+                                                float (&largest)[WARP_ROWS], float (&sum)[WARP_ROWS], Range (&ranges)[WARP_ROWS],
                                                 const float (&q_squared)[WARP_ROWS], float k_squared, int first,
                                                 float scale) {
 #pragma unroll
@@ -124,14 +124,15 @@ __device__ __forceinline__ void weights_of_tile(float (&s)[WARP_ROWS], float (&a
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) acc[r][c] *= shrink;
 #else
+        if (KIND == GAUSSIAN_POLY && seen) ranges[r].see(z);
         float slope;
         s[r] = seen ? weight_with_slope(z, slope) : 0.0f;
 #endif
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-attention(act* out, float* lse, const act* qkv, int t, int heads, float scale, float out_scale, const u32* rng,
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+attention(act* out, float* stats, const act* qkv, int t, int heads, float scale, float out_scale, const u32* rng,
           u32 site, u32 threshold, float keep_scale) {
     DYNAMIC_SHARED(float, q_rows);
     float* const k_tile = q_rows + BLOCK_ROWS * HEAD;
@@ -144,8 +145,12 @@ attention(act* out, float* lse, const act* qkv, int t, int heads, float scale, f
     const float* own_rows = q_rows + warp * WARP_ROWS * HEAD;
     fetch(q_rows, HEAD, place.in_qkv(qkv, 0), row_stride, first, t);
     float acc[WARP_ROWS][COLUMNS] = {}, largest[WARP_ROWS], sum[WARP_ROWS] = {}, q_squared[WARP_ROWS] = {};
+    Range ranges[WARP_ROWS];
 #pragma unroll
-    for (int r = 0; r < WARP_ROWS; r++) largest[r] = -INFINITE;
+    for (int r = 0; r < WARP_ROWS; r++) {
+        largest[r] = -INFINITE;
+        ranges[r] = Range{0.0f, INFINITE};
+    }
     for (int tile = 0; tile < min(first + BLOCK_ROWS, t); tile += 32) {
         __syncthreads();
         fetch(k_tile, STRIDE, place.in_qkv(qkv, 1), row_stride, tile, t);
@@ -154,7 +159,7 @@ attention(act* out, float* lse, const act* qkv, int t, int heads, float scale, f
         if (DISTANCE && tile == 0) squares_of_rows(q_squared, own_rows);
         float s[WARP_ROWS];
         const float k_squared = products(s, own_rows, k_tile);
-        weights_of_tile(s, acc, largest, sum, q_squared, k_squared, own - tile, scale);
+        weights_of_tile(s, acc, largest, sum, ranges, q_squared, k_squared, own - tile, scale);
 #pragma unroll
         for (int r = 0; r < WARP_ROWS; r++) {
             float factor = 1.0f;
@@ -171,8 +176,13 @@ attention(act* out, float* lse, const act* qkv, int t, int heads, float scale, f
     for (int r = 0; r < WARP_ROWS; r++) {
         const float total = warp_sum(sum[r]);
 #pragma unroll
-        for (int c = 0; c < COLUMNS; c++) acc[r][c] *= KIND == SOFTMAX ? 1.0f / total : out_scale;
-        if (KIND == SOFTMAX && lane == 0 && own + r < t) place.in_stats(lse)[own + r] = largest[r] + logf(total);
+        for (int c = 0; c < COLUMNS; c++) {
+            acc[r][c] *= KIND == SOFTMAX ? 1.0f / total : weight_scale(out_scale, own + r);
+        }
+        const float below = warp_sum(ranges[r].below), lowest = -warp_max(-ranges[r].lowest);
+        if (lane != 0 || own + r >= t) continue;
+        if (KIND == SOFTMAX) place.in_stats(stats)[own + r] = largest[r] + logf(total);
+        if (KIND == GAUSSIAN_POLY && stats) place.in_stats((float2*)stats)[own + r] = make_float2(below, lowest);
     }
     write_rows(place.in_out(out), place.width(), own, t, acc);
 }
@@ -195,7 +205,7 @@ __device__ __forceinline__ void weight_and_gradient(float& s, float& dp, bool se
     s = factor * weight;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_backward_q(act* dqkv, const act* qkv, const act* dout, const float* lse, const float* delta, int t,
                      int heads, float scale, float out_scale, const u32* rng, u32 site, u32 threshold,
                      float keep_scale) {
@@ -230,7 +240,8 @@ attention_backward_q(act* dqkv, const act* qkv, const act* dout, const float* ls
                 const Mask mask = mask_of(rng, site, threshold, keep_scale);
                 factor = mask_factor(mask, mask_row(rng, place.batch, heads, place.head, t, query), key);
             }
-            weight_and_gradient(s[r], ds[r], key <= query, q_squared[r], k_squared, scale, out_scale,
+            weight_and_gradient(s[r], ds[r], key <= query, q_squared[r], k_squared, scale,
+                                weight_scale(out_scale, query),
                                 of_softmax ? place.in_stats(lse)[query] : 0.0f,
                                 of_softmax ? place.in_stats(delta)[query] : 0.0f, factor);
             gradients[r][lane] = ds[r];
@@ -244,7 +255,7 @@ attention_backward_q(act* dqkv, const act* qkv, const act* dout, const float* ls
 }
 
 // The same with the sides exchanged: rows are keys, lanes queries.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_backward_kv(act* dqkv, const act* qkv, const act* dout, const float* lse, const float* delta, int t,
                       int heads, float scale, float out_scale, const u32* rng, u32 site, u32 threshold,
                       float keep_scale) {
@@ -283,7 +294,8 @@ attention_backward_kv(act* dqkv, const act* qkv, const act* dout, const float* l
                 const Mask mask = mask_of(rng, site, threshold, keep_scale);
                 factor = mask_factor(mask, mask_row(rng, place.batch, heads, place.head, t, query), key);
             }
-            weight_and_gradient(s[r], ds[r], key <= query && query < t, q_squared, k_squared[r], scale, out_scale,
+            weight_and_gradient(s[r], ds[r], key <= query && query < t, q_squared, k_squared[r], scale,
+                                weight_scale(out_scale, query),
                                 query_lse, query_delta, factor);
             weights[r][lane] = s[r];
             gradients[r][lane] = ds[r];

@@ -9,8 +9,9 @@
 //
 // cached_attention grid (T, H, B), block 256, shared (s + 8 * D) * 4 (compiled like attention, -DDROPOUT=0)
 //   (act* out, const act* qkv, const act* k_cache, const act* v_cache, const unsigned* position,
-//    int t, int s, int heads, float scale, float out_scale)
+//    int t, int s, int heads, float scale, float out_scale, const unsigned* lengths)
 //   out [B, T, C]: row i attends to 0..=position + i. After write_cache. Any D up to 1024.
+//   lengths [B]: pointwise kinds that divide by the length of the whole text; null for others.
 //   Bytes: 2 * D * (position + i + 1) * act for each block.
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -51,7 +52,7 @@ __device__ __forceinline__ void load_units(float (&v)[UNITS][UNIT], const act* r
 
 extern "C" __global__ void __launch_bounds__(256)
 cached_attention(act* out, const act* qkv, const act* k_cache, const act* v_cache, const u32* position, int t, int s,
-                 int heads, float scale, float out_scale) {
+                 int heads, float scale, float out_scale, const u32* lengths) {
     DYNAMIC_SHARED(float, weights);
     float* const sums = weights + s;
     __shared__ float scratch[WARPS];
@@ -91,7 +92,7 @@ cached_attention(act* out, const act* qkv, const act* k_cache, const act* v_cach
     }
     __syncthreads();
 
-    float factor = out_scale;
+    float factor = lengths ? 1.0f / (float)lengths[batch] : weight_scale(out_scale, keys - 1);
     if (KIND == SOFTMAX) {
         largest = block_max(largest, scratch);
         float sum = 0.0f;

@@ -124,7 +124,7 @@ __device__ __forceinline__ void weight_gradients(float* sums, const act* dout, c
         float dweight[UNIT], dbias[UNIT];
         load_piece(dweight, sums + i);
         load_piece(dbias, sums + padded + i);
-#pragma unroll 4
+#pragma unroll 2
         for (int row = first; row < end; row++) {
             float g[UNIT], v[UNIT];
             load8(g, dout + (size_t)row * c + i, c - i);
