@@ -8,13 +8,13 @@ use std::collections::{HashMap, HashSet};
 
 use crate::{
     AdamWConfig, AdamWSlot, AttentionKind, Dropout, Dtype, Gelu, Op, Operands, Phase, PhaseId, Plan,
-    Precision, Role, Tensor, TensorId, WeightLayout, arena,
+    Precision, Role, Storage, Tensor, TensorId, WeightLayout, arena,
 };
 
-/// Weights of a linear layer, as `Conv1D`: `w` is `[C, O]`, `bias` is `[O]`.
+/// Weights of a linear layer: `w` is `[C, O]` as in `Conv1D`, or `[O, C]` if it is stored; `bias` is `[O]`.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearWeights {
-    /// `[C, O]`.
+    /// `[C, O]`, or `[O, C]` if it is stored.
     pub w: TensorId,
     /// `[O]`.
     pub bias: Option<TensorId>,
@@ -62,6 +62,11 @@ impl Builder {
         let id = self.tensor(name, shape, Dtype::Real, Role::Parameter);
         self.parameters.push(id);
         id
+    }
+
+    /// A matrix `[O, C]` that products and embeddings read and nobody trains.
+    pub fn stored(&mut self, name: &str, shape: [usize; 2], storage: Storage) -> TensorId {
+        self.tensor(name, &shape, Dtype::Stored(storage), Role::Parameter)
     }
 
     /// An integer input whose elements must all be below `limit`.
@@ -190,7 +195,9 @@ impl Builder {
 
     /// `x W + bias`: `[.., C]` to `[.., O]`.
     pub fn linear(&mut self, x: TensorId, weights: LinearWeights) -> TensorId {
-        self.linear_as(x, weights.w, weights.bias, WeightLayout::InOut)
+        let is_stored = self.tensors[weights.w.index()].storage().is_some();
+        let layout = if is_stored { WeightLayout::OutIn } else { WeightLayout::InOut };
+        self.linear_as(x, weights.w, weights.bias, layout)
     }
 
     /// `x W^T` with an embedding table `[Vp, C]`: logits of every word.

@@ -20,6 +20,7 @@ pub mod philox;
 mod plan;
 pub mod reference;
 mod session;
+mod storage;
 mod tensor;
 
 pub use backend::{Backend, Data, DataMut};
@@ -31,6 +32,7 @@ pub use op::{
 };
 pub use plan::{Phase, PhaseId, Plan};
 pub use session::{OpTime, Session};
+pub use storage::Storage;
 pub use tensor::{Dtype, Precision, Role, Tensor, TensorId};
 
 /// Added to the variance in every layer norm, as in all GPT-2 code.

@@ -47,12 +47,12 @@ impl Session {
     /// Writes a whole tensor. Integers are checked against the tensor's limit.
     pub fn upload(&mut self, id: TensorId, data: Data) -> Result<(), Error> {
         let tensor = self.plan.tensor(id);
-        let (found_dtype, found) = match data {
-            Data::F32(d) => (Dtype::Real, d.len()),
-            Data::F64(d) => (Dtype::Real, d.len()),
-            Data::U32(d) => (Dtype::U32, d.len()),
+        let (found_type, found) = match data {
+            Data::F32(d) => ("reals", d.len()),
+            Data::F64(d) => ("reals", d.len()),
+            Data::U32(d) => ("integers", d.len()),
         };
-        check(&self.plan, id, found_dtype, found)?;
+        check(&self.plan, id, found_type, found)?;
         if let (Data::U32(values), Some(limit)) = (data, tensor.limit)
             && let Some(index) = values.iter().position(|&v| v >= limit)
         {
@@ -64,14 +64,14 @@ impl Session {
 
     /// Reads a whole real tensor.
     pub fn download(&self, id: TensorId, out: &mut [f32]) -> Result<(), Error> {
-        check(&self.plan, id, Dtype::Real, out.len())?;
+        check(&self.plan, id, "reals", out.len())?;
         self.backend.download(id, DataMut::F32(out));
         Ok(())
     }
 
     /// Reads a whole real tensor in float64.
     pub fn download_f64(&self, id: TensorId, out: &mut [f64]) -> Result<(), Error> {
-        check(&self.plan, id, Dtype::Real, out.len())?;
+        check(&self.plan, id, "reals", out.len())?;
         self.backend.download(id, DataMut::F64(out));
         Ok(())
     }
@@ -102,15 +102,11 @@ impl Session {
     }
 }
 
-fn check(plan: &Plan, id: TensorId, found_dtype: Dtype, found: usize) -> Result<(), Error> {
+fn check(plan: &Plan, id: TensorId, found_type: &'static str, found: usize) -> Result<(), Error> {
     let tensor = plan.tensor(id);
-    if tensor.dtype != found_dtype {
-        let label = |dtype| if dtype == Dtype::Real { "reals" } else { "integers" };
-        return Err(Error::Type {
-            tensor: tensor.name.clone(),
-            expected: label(tensor.dtype),
-            found: label(found_dtype),
-        });
+    let expected = if tensor.dtype == Dtype::U32 { "integers" } else { "reals" };
+    if expected != found_type {
+        return Err(Error::Type { tensor: tensor.name.clone(), expected, found: found_type });
     }
     if tensor.len() != found {
         return Err(Error::Length { tensor: tensor.name.clone(), expected: tensor.len(), found });

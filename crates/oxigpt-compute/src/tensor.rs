@@ -1,5 +1,7 @@
 //! Tensors as a plan knows them: a name, a shape, a type, and the role that decides how long it lives.
 
+use crate::Storage;
+
 /// A tensor of a [`Plan`](crate::Plan): an index into its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub(crate) u32);
@@ -20,13 +22,10 @@ pub enum Dtype {
     Real,
     /// Token ids, positions, counters.
     U32,
-}
-
-impl Dtype {
-    /// Bytes of one element in the arena.
-    pub fn bytes(self) -> usize {
-        4
-    }
+    /// A matrix `[O, C]` of reals that no operator writes, laid out as the backend likes. It is uploaded and downloaded as
+    /// reals; uploading rounds as the storage says. Its products round activations to bfloat16 if it is kept in bfloat16, whatever
+    /// the precision of the plan.
+    Stored(Storage),
 }
 
 /// What the operands of matrix products in linear layers and the classifier are rounded to. Sums, and all that is no such
@@ -131,6 +130,17 @@ impl Tensor {
 
     /// Bytes in the arena.
     pub fn bytes(&self) -> usize {
-        self.len() * self.dtype.bytes()
+        match self.dtype {
+            Dtype::Real | Dtype::U32 => 4 * self.len(),
+            Dtype::Stored(storage) => storage.bytes(self.rows(), self.width()),
+        }
+    }
+
+    /// How it is stored, if it is a matrix that is only read.
+    pub fn storage(&self) -> Option<Storage> {
+        match self.dtype {
+            Dtype::Stored(storage) => Some(storage),
+            Dtype::Real | Dtype::U32 => None,
+        }
     }
 }

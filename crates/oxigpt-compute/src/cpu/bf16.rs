@@ -70,7 +70,7 @@ impl<'a> Packed<'a> {
 
 /// Two elements rounded to the nearest bfloat16, ties to even, the first in the low half.
 #[inline(always)]
-fn pair(first: f32, second: f32) -> u32 {
+pub(super) fn pair(first: f32, second: f32) -> u32 {
     rounded(first) >> 16 | rounded(second) & 0xffff_0000
 }
 

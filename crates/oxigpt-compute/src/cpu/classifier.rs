@@ -4,8 +4,10 @@
 use super::elementwise::blocks;
 use super::gemm::{Matrix, Product};
 use super::memory::Shared;
+use super::pool::Pool;
 use super::products::{Products, Words};
 use super::simd::{exp, max, sum, vectorised};
+use super::stored::{self, Stored};
 
 /// Operands; see [`crate::Op::Classifier`].
 pub(super) struct Classifier<'a> {
@@ -48,6 +50,50 @@ vectorised! {
     }
 }
 
+/// Losses of rows of logits; with `scale`, also their gradients in their place.
+///
+/// # Safety
+/// Nobody else touches the logits during the call.
+unsafe fn cross_entropy(
+    pool: &mut Pool,
+    logits: Matrix,
+    (targets, vocab_size): (&[u32], usize),
+    scale: Option<f32>,
+    losses: &mut [f32],
+) {
+    let losses = Shared::of(losses);
+    blocks(pool, targets.len(), 4, |rows| {
+        for row in rows {
+            // SAFETY: each row is one task's.
+            let (logits, loss) = unsafe { (logits.row_mut(row), losses.write(row..row + 1)) };
+            let (words, padding) = logits.split_at_mut(vocab_size);
+            loss[0] = cross_entropy_row(words, targets[row] as usize, scale);
+            padding.fill(0.0);
+        }
+    });
+}
+
+/// Losses alone, with a stored table of words.
+pub(super) fn classifier_stored(
+    pool: &mut Pool,
+    (x, w): (&[f32], Stored),
+    (targets, vocab_size): (&[u32], usize),
+    (logits, losses): (Shared, Shared),
+    tiles: &mut [u32],
+) {
+    let slice_rows = logits.len() / w.n_out;
+    for start in (0..targets.len()).step_by(slice_rows) {
+        let slice = start..(start + slice_rows).min(targets.len());
+        let x = &x[slice.start * w.n_in..slice.end * w.n_in];
+        // SAFETY: operands are distinct tensors.
+        unsafe {
+            stored::product(pool, (x, w, None), logits, tiles, |_, _| {});
+            let logits = Matrix::strided(logits, 0, slice.len(), w.n_out, w.n_out);
+            cross_entropy(pool, logits, (&targets[slice.clone()], vocab_size), None, losses.write(slice));
+        }
+    }
+}
+
 pub(super) fn classifier(products: &mut Products, op: &Classifier) {
     let n_words = op.w.len() / op.width;
     let rows = op.targets.len();
@@ -69,16 +115,10 @@ pub(super) fn classifier(products: &mut Products, op: &Classifier) {
         // SAFETY: operands are distinct tensors; each row of logits is one task's.
         unsafe {
             products.run_with(&product(logits, x, w.t(), false), Words::Forward);
-            blocks(products.pool, slice.len(), 4, |part| {
-                for i in part {
-                    let (words, padding) = logits.row_mut(i).split_at_mut(op.vocab_size);
-                    let row = slice.start + i;
-                    let scale = op.grad.as_ref().map(|g| g.scale);
-                    let loss = cross_entropy_row(words, op.targets[row] as usize, scale);
-                    padding.fill(0.0);
-                    op.losses.write(row..row + 1)[0] = loss;
-                }
-            });
+            let losses = op.losses.write(slice.clone());
+            let scale = op.grad.as_ref().map(|g| g.scale);
+            let targets = &op.targets[slice.clone()];
+            cross_entropy(products.pool, logits, (targets, op.vocab_size), scale, losses);
             if let Some(grad) = &op.grad {
                 let dx = Matrix::new(grad.dx, rows, op.width).rows_part(slice.clone());
                 products.run_with(&product(dx, logits, w, false), Words::Backward);

@@ -6,25 +6,34 @@
 use super::elementwise::blocks;
 use super::memory::Shared;
 use super::pool::Pool;
+use super::stored::Stored;
+
+/// The table of words.
+#[derive(Clone, Copy)]
+pub(super) enum Words<'a> {
+    Real(Shared<'a>),
+    Stored(Stored<'a>),
+}
 
 /// `out[b,t] = wte[tokens[b,t]] + wpe[position + t]`.
 pub(super) fn embed(
     pool: &mut Pool,
     (tokens, t, position): (&[u32], usize, usize),
-    (wte, wpe): (Shared, Shared),
+    (wte, wpe): (Words, Shared),
     out: Shared,
 ) {
     let width = out.len() / tokens.len();
     blocks(pool, tokens.len(), 64, |rows| {
         for row in rows {
-            let (word, place) = (tokens[row] as usize * width, (position + row % t) * width);
+            let (word, place) = (tokens[row] as usize, (position + row % t) * width);
             // SAFETY: rows do not overlap, and nobody writes to the tables.
             unsafe {
                 let out = out.write(row * width..(row + 1) * width);
-                let (wte, wpe) = (wte.read(word..word + width), wpe.read(place..place + width));
-                for ((out, a), b) in out.iter_mut().zip(wte).zip(wpe) {
-                    *out = a + b;
+                match wte {
+                    Words::Real(wte) => out.copy_from_slice(wte.read(word * width..(word + 1) * width)),
+                    Words::Stored(wte) => wte.read_row(word, out),
                 }
+                out.iter_mut().zip(wpe.read(place..place + width)).for_each(|(out, b)| *out += b);
             }
         }
     });

@@ -4,7 +4,9 @@ use super::elementwise::{self, gelu_slice};
 use super::few_rows;
 use super::gemm::{Matrix, Product};
 use super::memory::Shared;
+use super::pool::Pool;
 use super::products::Products;
+use super::stored::{self, Stored};
 use crate::{Gelu, WeightLayout};
 
 /// A weight matrix as `[C, O]`, whichever way it lies.
@@ -75,6 +77,27 @@ pub(super) fn linear(
                 }
             },
         );
+    }
+}
+
+/// The same with a stored matrix.
+pub(super) fn linear_stored(
+    pool: &mut Pool,
+    operands: (&[f32], Stored, Option<&[f32]>),
+    gelu: Option<(Gelu, Shared)>,
+    out: Shared,
+    tiles: &mut [u32],
+) {
+    let n_out = operands.1.n_out;
+    let product_result = gelu.map_or(out, |(_, before)| before);
+    // SAFETY: operands are distinct tensors; what follows a part of the result touches that part alone.
+    unsafe {
+        stored::product(pool, operands, product_result, tiles, |row, cols| {
+            if let Some((kind, before)) = gelu {
+                let range = row * n_out + cols.start..row * n_out + cols.end;
+                gelu_slice(kind, before.read(range.clone()), out.write(range));
+            }
+        });
     }
 }
 

@@ -41,6 +41,12 @@ impl Arena {
         Shared { ptr: self.address(id).cast(), len: self.plan.tensor(id).len(), arena: PhantomData }
     }
 
+    /// The memory of a stored matrix.
+    pub(crate) fn stored(&self, id: TensorId) -> Shared<'_, u32> {
+        assert!(self.plan.tensor(id).storage().is_some());
+        Shared { ptr: self.address(id).cast(), len: self.plan.tensor(id).bytes() / 4, arena: PhantomData }
+    }
+
     /// An integer tensor. Integer tensors are inputs: no operator writes them.
     pub(crate) fn integers(&self, id: TensorId) -> &[u32] {
         assert_eq!(self.plan.tensor(id).dtype, Dtype::U32);

@@ -19,16 +19,20 @@ mod optimizer;
 mod pool;
 mod products;
 mod simd;
+mod stored;
+mod stored_kernels;
 
 pub use bf16::has_bfloat16;
 pub use products::packed_bytes;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use memory::{Arena, Shared};
 use optimizer::Chunk;
 use pool::Pool;
 use products::{Packs, Products};
+use stored::Stored;
 
 use crate::dropout::Mask;
 use crate::{Backend, Data, DataMut, Dropout, Error, Op, Plan, TensorId, WeightLayout};
@@ -66,6 +70,8 @@ struct Scratch {
     partials: Vec<f32>,
     /// Operands rounded to bfloat16, if the plan wants that.
     packs: Option<Packs>,
+    /// Activations that are multiplied by stored matrices.
+    tiles: Vec<u32>,
     /// Chunks of all parameters, in the order of the optimiser.
     chunks: Vec<Chunk>,
     /// One sum of squares a chunk.
@@ -115,12 +121,13 @@ impl Scratch {
         }
         scratch.attention = vec![0.0; attention_len * threads];
         scratch.partials = vec![0.0; partials_len];
+        scratch.tiles = vec![0; stored::scratch_len(plan)];
         scratch.squares = vec![0.0; scratch.chunks.len()];
         scratch
     }
 
     fn bytes(&self) -> usize {
-        4 * (self.attention.len() + self.partials.len())
+        4 * (self.attention.len() + self.partials.len() + self.tiles.len())
             + 8 * self.squares.len()
             + size_of_val(&self.chunks[..])
             + self.packs.as_ref().map_or(0, Packs::bytes)
@@ -147,6 +154,15 @@ impl Backend for Cpu {
         if let Data::U32(values) = data {
             return arena.integers_mut(tensor).copy_from_slice(values);
         }
+        if let Some(stored) = stored_matrix(arena, tensor) {
+            let elements: Cow<[f32]> = match data {
+                Data::F32(values) => values.into(),
+                Data::F64(values) => values.iter().map(|&x| x as f32).collect(),
+                Data::U32(_) => unreachable!("handled above"),
+            };
+            // SAFETY: `self` is exclusive, so nothing runs.
+            return unsafe { stored.write(&mut self.pool, &elements) };
+        }
         let target = arena.real(tensor);
         // SAFETY: `self` is exclusive, so nothing runs.
         let target = unsafe { target.write(0..target.len()) };
@@ -157,8 +173,23 @@ impl Backend for Cpu {
         }
     }
 
-    fn download(&self, tensor: TensorId, data: DataMut) {
+    fn download(&self, tensor: TensorId, mut data: DataMut) {
         let arena = self.arena.as_ref().expect("a session prepares its backend first");
+        if let Some(stored) = stored_matrix(arena, tensor) {
+            let mut row = vec![0.0; stored.n_in];
+            for index in 0..stored.n_out {
+                let part = index * stored.n_in..(index + 1) * stored.n_in;
+                // SAFETY: operators run only while the backend is borrowed exclusively.
+                unsafe { stored.read_row(index, &mut row) };
+                match &mut data {
+                    DataMut::F32(values) => values[part].copy_from_slice(&row),
+                    DataMut::F64(values) => {
+                        values[part].iter_mut().zip(&row).for_each(|(v, &s)| *v = f64::from(s));
+                    }
+                }
+            }
+            return;
+        }
         // SAFETY: operators run only while the backend is borrowed exclusively.
         let source = unsafe { arena.real(tensor).all() };
         match data {
@@ -178,6 +209,12 @@ impl Backend for Cpu {
 fn sizes(arena: &Arena, x: TensorId, out: TensorId, layout: WeightLayout) -> linear::Sizes {
     let (x, out) = (arena.plan().tensor(x), arena.plan().tensor(out));
     linear::Sizes { rows: x.rows(), n_in: x.width(), n_out: out.width(), layout }
+}
+
+/// A stored matrix, if the tensor is one.
+fn stored_matrix(arena: &Arena, id: TensorId) -> Option<Stored<'_>> {
+    let tensor = arena.plan().tensor(id);
+    tensor.storage().map(|storage| Stored::new(storage, [tensor.rows(), tensor.width()], arena.stored(id)))
 }
 
 /// One operator at work.
@@ -318,14 +355,22 @@ impl<'a> Execution<'a> {
     fn linear(&mut self, op: &Op) {
         let arena = self.arena;
         match *op {
-            Op::Linear { x, w, layout, bias, gelu, out } => linear::linear(
-                &mut Products::new(self.pool, self.scratch.packs.as_mut()),
-                sizes(arena, x, out, layout),
-                (arena.real(x), arena.real(w), bias.map(|b| arena.real(b))),
-                gelu.map(|(kind, before)| (kind, arena.real(before))),
-                arena.real(out),
-                &mut self.scratch.partials,
-            ),
+            Op::Linear { x, w, layout, bias, gelu, out } => {
+                let gelu = gelu.map(|(kind, before)| (kind, arena.real(before)));
+                if let Some(w) = stored_matrix(arena, w) {
+                    let operands = (self.read(x), w, bias.map(|b| self.read(b)));
+                    let tiles = &mut self.scratch.tiles;
+                    return linear::linear_stored(self.pool, operands, gelu, arena.real(out), tiles);
+                }
+                linear::linear(
+                    &mut Products::new(self.pool, self.scratch.packs.as_mut()),
+                    sizes(arena, x, out, layout),
+                    (arena.real(x), arena.real(w), bias.map(|b| arena.real(b))),
+                    gelu,
+                    arena.real(out),
+                    &mut self.scratch.partials,
+                );
+            }
             Op::LinearBackwardInput { dout, w, layout, dx } => linear::backward_input(
                 &mut Products::new(self.pool, self.scratch.packs.as_mut()),
                 sizes(arena, dx, dout, layout),
@@ -353,6 +398,12 @@ impl<'a> Execution<'a> {
         let Op::Classifier { x, w, targets, vocab_size, logits, losses, grad } = *op else {
             unreachable!("not a classifier")
         };
+        if let Some(w) = stored_matrix(self.arena, w) {
+            let targets = (self.arena.integers(targets), vocab_size);
+            let results = (self.real(logits), self.real(losses));
+            let (operands, tiles) = ((self.read(x), w), &mut self.scratch.tiles);
+            return classifier::classifier_stored(self.pool, operands, targets, results, tiles);
+        }
         let operands = classifier::Classifier {
             x: self.real(x),
             w: self.real(w),
@@ -404,8 +455,11 @@ impl<'a> Execution<'a> {
             Op::Embed { tokens, position, wte, wpe, out } => {
                 let position = position.map_or(0, |p| self.scalar(p));
                 let (ids, t) = (self.arena.integers(tokens), self.shape(tokens)[1]);
-                let tables = (self.arena.real(wte), self.arena.real(wpe));
-                embed::embed(self.pool, (ids, t, position), tables, self.real(out));
+                let words = match stored_matrix(self.arena, wte) {
+                    Some(wte) => embed::Words::Stored(wte),
+                    None => embed::Words::Real(self.real(wte)),
+                };
+                embed::embed(self.pool, (ids, t, position), (words, self.real(wpe)), self.real(out));
             }
             Op::EmbedBackward { tokens, dout, dwte, dwpe, accumulate_wte, accumulate_wpe } => {
                 let (ids, t) = (self.arena.integers(tokens), self.shape(tokens)[1]);

@@ -4,6 +4,7 @@ use super::bf16::{self, Packed, TALL, WIDE, pack, packed_len};
 use super::gemm::{Matrix, Product, Tile, parallel_product};
 use super::memory::Shared;
 use super::pool::Pool;
+use super::stored;
 use crate::{Op, Plan, Precision, WeightLayout};
 
 /// Pairs of packed operands: of one product, and of the classifier's words, which many products share.
@@ -32,6 +33,8 @@ impl Lens {
             grow(&mut self.right, cols, depth, WIDE);
         };
         match *op {
+            // Stored matrices lie as their products need them.
+            Op::Linear { w, .. } | Op::Classifier { w, .. } if plan.tensor(w).storage().is_some() => {}
             Op::Linear { x, out, .. } => product(size(x).0, size(out).1, size(x).1),
             Op::LinearBackwardInput { dout, dx, .. } => product(size(dx).0, size(dx).1, size(dout).1),
             Op::LinearBackwardWeight { dout, x, layout, .. } => match layout {
@@ -56,7 +59,7 @@ impl Lens {
 
 /// Bytes that the backend takes for packed operands of a plan's products, beside its arena.
 pub fn packed_bytes(plan: &Plan) -> usize {
-    Lens::of_plan(plan).bytes()
+    Lens::of_plan(plan).bytes() + 4 * stored::scratch_len(plan)
 }
 
 /// Memory for packed operands.

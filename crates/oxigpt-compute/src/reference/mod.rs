@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use crate::dropout::Mask;
 use crate::{
-    Backend, Builder, Data, DataMut, Dropout, Dtype, Error, Op, Plan, Precision, Role, Tensor, TensorId,
+    Backend, Builder, Data, DataMut, Dropout, Dtype, Error, Op, Plan, Precision, Role, Storage, Tensor,
+    TensorId,
 };
 
 /// The elements of one tensor.
@@ -64,6 +65,18 @@ impl Reference {
         self.values[id.index()] = Values::Real(values);
     }
 
+    /// Sets what the tensor's storage makes of the values.
+    fn set_rounded(&mut self, id: TensorId, values: Vec<f64>) {
+        let kept = match self.plan.tensor(id).storage() {
+            None => values,
+            Some(storage) => {
+                let values: Vec<f32> = values.iter().map(|&x| x as f32).collect();
+                values.chunks(self.width(id)).flat_map(|row| storage.kept(row)).collect()
+            }
+        };
+        self.set(id, kept);
+    }
+
     /// Overwrites a gradient, or adds to it.
     fn give(&mut self, id: TensorId, values: Vec<f64>, accumulate: bool) {
         let total = if accumulate { layers::add(self.real(id), &values) } else { values };
@@ -76,6 +89,16 @@ impl Reference {
 
     fn width(&self, id: TensorId) -> usize {
         self.plan.tensor(id).width()
+    }
+
+    /// Activations and weights of a matrix product.
+    fn factors(&self, x: TensorId, w: TensorId) -> (Vec<f64>, Vec<f64>) {
+        let bfloat16 = |x: &f64| f64::from(Precision::Bfloat16.round(*x as f32));
+        match self.plan.tensor(w).storage() {
+            None => (self.factor(x), self.factor(w)),
+            Some(Storage::Bfloat16) => (self.real(x).iter().map(bfloat16).collect(), self.real(w).to_vec()),
+            Some(Storage::Float32 | Storage::Int8) => (self.real(x).to_vec(), self.real(w).to_vec()),
+        }
     }
 
     /// The operand of a matrix product.
@@ -119,7 +142,8 @@ impl Reference {
             Op::Linear { x, w, layout, bias, gelu, out } => {
                 let (c, o) = (self.width(x), self.width(out));
                 let bias = bias.map(|b| self.real(b));
-                let y_no = layers::linear(&self.factor(x), &self.factor(w), layout, bias, c, o);
+                let (x_nc, w) = self.factors(x, w);
+                let y_no = layers::linear(&x_nc, &w, layout, bias, c, o);
                 if let Some((kind, before)) = gelu {
                     self.set(out, y_no.iter().map(|&x| layers::gelu(x, kind)).collect());
                     self.set(before, y_no);
@@ -221,7 +245,7 @@ impl Reference {
     fn loss_and_update(&mut self, op: &Op) {
         match op {
             Op::Classifier { x, w, targets, vocab_size, losses, grad, .. } => {
-                let (x_nc, w_vc) = (self.factor(*x), self.factor(*w));
+                let (x_nc, w_vc) = self.factors(*x, *w);
                 let scale = grad.map_or(0.0, |g| g.scale);
                 let (targets_n, c) = (self.u32(*targets), self.width(*x));
                 let round = |dz| self.round(dz);
@@ -314,8 +338,8 @@ impl Backend for Reference {
 
     fn upload(&mut self, tensor: TensorId, data: Data) {
         match data {
-            Data::F32(d) => self.set(tensor, d.iter().map(|&x| f64::from(x)).collect()),
-            Data::F64(d) => self.set(tensor, d.to_vec()),
+            Data::F32(d) => self.set_rounded(tensor, d.iter().map(|&x| f64::from(x)).collect()),
+            Data::F64(d) => self.set_rounded(tensor, d.to_vec()),
             Data::U32(d) => self.values[tensor.index()] = Values::U32(d.to_vec()),
         }
     }

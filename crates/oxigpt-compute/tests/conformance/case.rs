@@ -108,7 +108,7 @@ impl Draft {
     pub(crate) fn finish(mut self) -> Case {
         let plan = self.b.finish();
         for (id, tensor) in plan.tensors() {
-            if tensor.dtype == Dtype::Real && !tensor.role.is_transient() && !self.values.contains_key(&id) {
+            if tensor.dtype != Dtype::U32 && !tensor.role.is_transient() && !self.values.contains_key(&id) {
                 let values = initial(tensor, normals(&mut self.stream, tensor.len()));
                 self.values.insert(id, Values::Real(values));
             }
@@ -205,7 +205,7 @@ impl Case {
 
     /// Gives both machines the reference's values, rounded to float32.
     fn share(&self, id: TensorId, reference: &mut dyn Backend, backend: &mut dyn Backend) {
-        if self.plan.tensor(id).dtype == Dtype::Real {
+        if self.plan.tensor(id).dtype != Dtype::U32 {
             let mut values = vec![0f32; self.plan.tensor(id).len()];
             reference.download(id, DataMut::F32(&mut values));
             reference.upload(id, Data::F32(&values));
@@ -235,7 +235,7 @@ impl Case {
     fn run(&self, make: Make) -> HashMap<TensorId, Vec<f64>> {
         let mut session = self.session(make);
         self.plan.phases().for_each(|(phase, _)| session.run(phase));
-        let lasting = self.plan.tensors().filter(|(_, t)| t.dtype == Dtype::Real && !t.role.is_transient());
+        let lasting = self.plan.tensors().filter(|(_, t)| t.dtype != Dtype::U32 && !t.role.is_transient());
         lasting.map(|(id, _)| (id, download(&session, id))).collect()
     }
 

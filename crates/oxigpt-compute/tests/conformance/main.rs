@@ -13,6 +13,7 @@ mod masks;
 mod operators;
 mod session;
 mod steps;
+mod stored;
 
 use oxigpt_compute::cpu::{Cpu, CpuOptions};
 use oxigpt_compute::reference::Reference;
