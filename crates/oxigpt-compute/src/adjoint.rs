@@ -1,57 +1,101 @@
 //! Reverse-mode differentiation of a phase: appends the adjoint of each operator in reverse order.
 //!
+//! Only what leads to the gradient of a trained parameter is computed: operators that a parameter's frozenness makes
+//! useless are never appended.
+//!
 //! A tensor's gradient is complete when its producer is reached, because all of its readers come later in the
 //! list. Where a tensor has several readers, their contributions are added: by the layer norm's adjoint as it
 //! passes (`addend`), elsewhere by an `Add`.
 
 use std::collections::{HashMap, HashSet};
 
-use crate::{Builder, ClassifierGrad, Dtype, Op, Role, TensorId};
+use crate::{Builder, ClassifierGrad, Dtype, Op, Operands, Role, SquaredErrorGrad, TensorId};
 
 /// Gradients known so far while walking back through one phase.
 #[derive(Default)]
 struct Walk {
     /// Of activations.
     grads: HashMap<TensorId, TensorId>,
+    /// Activations whose gradients are wanted: those that come from a trained parameter, or from a real input.
+    wanted: HashSet<TensorId>,
     /// Parameters whose gradient has been written in this phase, so that the next one adds.
     written: HashSet<TensorId>,
 }
 
 impl Builder {
-    /// Appends to the current phase all that computes the gradients of `scale * sum(losses)` in every
-    /// parameter, `losses` being what [`Builder::classifier`] gave. Once a phase, and where every operator
-    /// between the parameters and the losses has an adjoint; else it panics.
-    pub fn backward(&mut self, losses: TensorId, scale: f64) {
+    /// Appends to the current phase all that computes the gradients of the sum of all `(losses, scale)`, each
+    /// `scale * sum(losses)`, in every trained parameter; `losses` is what [`Builder::classifier`] or
+    /// [`Builder::squared_error`] gave. Once a phase, and where every operator between the parameters and the
+    /// losses has an adjoint; else it panics.
+    pub fn backward(&mut self, objective: &[(TensorId, f64)]) {
         self.declare_gradients();
         let phase = self.phases.last_mut().expect("a phase has begun");
         let forward = std::mem::take(&mut phase.ops);
-        let mut walk = Walk::default();
+        let mut walk = Walk { wanted: self.wanted(&forward), ..Walk::default() };
         let mut adjoints_of = Vec::new();
         for op in forward {
-            assert!(
-                !matches!(op, Op::Classifier { grad: Some(_), .. }),
-                "this phase has its adjoints already"
-            );
-            let op = match op {
-                Op::Classifier { x, w, targets, vocab_size, logits, losses: own, .. } if own == losses => {
-                    let dx = self.like("d_classifier", x);
-                    walk.grads.insert(x, dx);
-                    let (dw, accumulate) = self.parameter_gradient(&mut walk, w);
-                    let grad = Some(ClassifierGrad { dx, dw, scale, accumulate });
-                    Op::Classifier { x, w, targets, vocab_size, logits, losses: own, grad }
-                }
-                other => other,
-            };
+            let op = self.with_gradient(&mut walk, op, objective);
             adjoints_of.push(op.clone());
             self.push(op);
         }
-        assert!(!walk.grads.is_empty(), "`losses` is no result of a classifier of this phase");
+        for op in &adjoints_of {
+            match *op {
+                Op::Classifier { x, grad: Some(grad), .. } => self.contribute(&mut walk, x, grad.dx),
+                Op::SquaredError { x, grad: Some(grad), .. } => self.contribute(&mut walk, x, grad.dx),
+                _ => {}
+            }
+        }
+        assert!(!walk.grads.is_empty(), "no losses here are results of this phase");
         for op in adjoints_of.iter().rev() {
             self.append_adjoint(&mut walk, op);
         }
         for parameter in &self.parameters {
             let name = &self.tensors[parameter.index()].name;
             assert!(!walk.grads.contains_key(parameter), "parameter `{name}` is used as an activation");
+        }
+    }
+
+    /// The activations that trained parameters and real inputs have a part in.
+    fn wanted(&self, forward: &[Op]) -> HashSet<TensorId> {
+        let is_real_input = |id: TensorId| {
+            let tensor = &self.tensors[id.index()];
+            tensor.role == Role::Input && tensor.dtype == Dtype::Real
+        };
+        let mut wanted = HashSet::new();
+        for op in forward {
+            let Operands { reads, writes } = op.operands();
+            let starts = |id: &TensorId| self.gradients.contains_key(id) || is_real_input(*id);
+            if reads.iter().any(|id| wanted.contains(id) || starts(id)) {
+                wanted.extend(reads.into_iter().filter(starts));
+                wanted.extend(writes);
+            }
+        }
+        wanted
+    }
+
+    /// An operator that gives losses also gives their gradient, where the objective has these losses.
+    fn with_gradient(&mut self, walk: &mut Walk, op: Op, objective: &[(TensorId, f64)]) -> Op {
+        let scale_of = |losses| objective.iter().find(|(id, _)| *id == losses).map(|(_, scale)| *scale);
+        match op {
+            Op::Classifier { grad: Some(_), .. } | Op::SquaredError { grad: Some(_), .. } => {
+                panic!("this phase has its adjoints already")
+            }
+            Op::Classifier { x, w, targets, vocab_size, logits, losses, grad: None } => {
+                let grad = scale_of(losses).map(|scale| {
+                    let dx = self.like("d_classifier", x);
+                    let (dw, accumulate) = self.parameter_gradient(walk, w).unzip();
+                    ClassifierGrad { dx, dw, scale, accumulate: accumulate.unwrap_or(false) }
+                });
+                Op::Classifier { x, w, targets, vocab_size, logits, losses, grad }
+            }
+            Op::SquaredError { x, target, losses, grad: None } => {
+                let grad = scale_of(losses).map(|scale| {
+                    let dx = self.like("d_squared_error", x);
+                    SquaredErrorGrad { dx, scale }
+                });
+                Op::SquaredError { x, target, losses, grad }
+            }
+            other => other,
         }
     }
 
@@ -66,13 +110,17 @@ impl Builder {
         }
     }
 
-    /// The gradient of a parameter, and whether this phase has written to it before.
-    fn parameter_gradient(&self, walk: &mut Walk, parameter: TensorId) -> (TensorId, bool) {
-        (self.gradients[&parameter], !walk.written.insert(parameter))
+    /// The gradient of a parameter, and whether this phase has written to it before; nothing where it is frozen.
+    fn parameter_gradient(&self, walk: &mut Walk, parameter: TensorId) -> Option<(TensorId, bool)> {
+        let gradient = *self.gradients.get(&parameter)?;
+        Some((gradient, !walk.written.insert(parameter)))
     }
 
-    /// Adds `gradient` to what is known of `of`.
+    /// Adds `gradient` to what is known of `of`, if that is wanted.
     fn contribute(&mut self, walk: &mut Walk, of: TensorId, gradient: TensorId) {
+        if !walk.wanted.contains(&of) {
+            return;
+        }
         let total = match walk.grads.get(&of) {
             None => gradient,
             Some(&known) => {
@@ -94,9 +142,17 @@ impl Builder {
             Op::Embed { tokens, position, wte, wpe, out } => {
                 let Some(&dout) = walk.grads.get(&out) else { return };
                 assert!(position.is_none(), "embed at a position has no adjoint");
-                let (dwte, accumulate_wte) = self.parameter_gradient(walk, wte);
-                let (dwpe, accumulate_wpe) = self.parameter_gradient(walk, wpe);
+                let gradients = [wte, wpe].map(|table| self.parameter_gradient(walk, table));
+                let [Some((dwte, accumulate_wte)), Some((dwpe, accumulate_wpe))] = gradients else {
+                    panic!("only one of two embeddings is frozen");
+                };
                 self.push(Op::EmbedBackward { tokens, dout, dwte, dwpe, accumulate_wte, accumulate_wpe });
+            }
+            Op::Scale { x, factor, out } => {
+                let Some(&dout) = walk.grads.get(&out) else { return };
+                let dx = self.like("d_scale", x);
+                self.push(Op::Scale { x: dout, factor, out: dx });
+                self.contribute(walk, x, dx);
             }
             Op::LayerNorm { .. } => self.layer_norm_adjoint(walk, op),
             Op::Linear { .. } => self.linear_adjoint(walk, op),
@@ -118,7 +174,7 @@ impl Builder {
                 self.push(Op::Dropout { x: dout, dropout, out: dx });
                 self.contribute(walk, x, dx);
             }
-            // The classifier's own pass gives its gradients.
+            // The classifier's own pass gives its gradients, and so does that of the squared error.
             _ => {
                 let lost = op.operands().writes.iter().any(|id| walk.grads.contains_key(id));
                 assert!(!lost, "{} has no adjoint", op.name());
@@ -133,12 +189,13 @@ impl Builder {
         let dx = match walk.grads.get(&out) {
             Some(&dout) => {
                 let dx = self.like("d_layer_norm", x);
-                let (dweight, accumulate) = self.parameter_gradient(walk, weight);
-                let dbias = bias.map(|b| {
-                    let (dbias, again) = self.parameter_gradient(walk, b);
-                    assert_eq!(again, accumulate, "layer norms share a weight but not its bias");
-                    dbias
-                });
+                let (dweight, accumulate) = self.parameter_gradient(walk, weight).unzip();
+                let (dbias, again) = bias.and_then(|bias| self.parameter_gradient(walk, bias)).unzip();
+                assert!(
+                    bias.is_none() || again == accumulate,
+                    "a layer norm's weight is alone, shared or frozen"
+                );
+                let accumulate = accumulate.unwrap_or(false);
                 self.push(Op::LayerNormBackward {
                     dout,
                     addend,
@@ -175,14 +232,18 @@ impl Builder {
                 dx
             }
         };
-        let dx = self.like("d_linear", x);
-        self.push(Op::LinearBackwardInput { dout, w, layout, dx });
-        let (dw, accumulate_w) = self.parameter_gradient(walk, w);
-        let (dbias, accumulate_bias) = match bias.map(|b| self.parameter_gradient(walk, b)) {
-            Some((dbias, accumulate)) => (Some(dbias), accumulate),
-            None => (None, false),
+        if walk.wanted.contains(&x) {
+            let dx = self.like("d_linear", x);
+            self.push(Op::LinearBackwardInput { dout, w, layout, dx });
+            self.contribute(walk, x, dx);
+        }
+        let Some((dw, accumulate_w)) = self.parameter_gradient(walk, w) else {
+            let bias = bias.and_then(|bias| self.parameter_gradient(walk, bias));
+            assert!(bias.is_none(), "a bias is trained without its weights");
+            return;
         };
+        let (dbias, accumulate_bias) = bias.and_then(|bias| self.parameter_gradient(walk, bias)).unzip();
+        let accumulate_bias = accumulate_bias.unwrap_or(false);
         self.push(Op::LinearBackwardWeight { dout, x, layout, dw, dbias, accumulate_w, accumulate_bias });
-        self.contribute(walk, x, dx);
     }
 }

@@ -105,7 +105,7 @@ mod tests {
             x = b.add(x, y);
         }
         let loss = b.classifier(x, wte, targets, 50);
-        b.backward(loss, 1.0);
+        b.backward(&[(loss, 1.0)]);
         let plan = b.finish();
 
         let lives = lives(&plan.tensors, plan.phase(phase));

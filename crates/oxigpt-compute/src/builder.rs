@@ -58,6 +58,7 @@ impl Builder {
     }
 
     /// A trained weight. Declare parameters in a fixed order: norm and update follow it.
+    /// A weight that is not trained is [`Builder::frozen`].
     pub fn parameter(&mut self, name: &str, shape: &[usize]) -> TensorId {
         let id = self.tensor(name, shape, Dtype::Real, Role::Parameter);
         self.parameters.push(id);
@@ -67,6 +68,11 @@ impl Builder {
     /// A matrix `[O, C]` that products and embeddings read and nobody trains.
     pub fn stored(&mut self, name: &str, shape: [usize; 2], storage: Storage) -> TensorId {
         self.tensor(name, &shape, Dtype::Stored(storage), Role::Parameter)
+    }
+
+    /// A weight that stays as it is: it has no gradient, and what would only serve to find one is not computed.
+    pub fn frozen(&mut self, name: &str, shape: &[usize]) -> TensorId {
+        self.tensor(name, shape, Dtype::Real, Role::Parameter)
     }
 
     /// An integer input whose elements must all be below `limit`.
@@ -175,6 +181,16 @@ impl Builder {
         assert_eq!(self.shape(a), self.shape(b), "add of different shapes");
         let out = self.like("add", a);
         self.push(Op::Add { a, b, out });
+        out
+    }
+
+    /// `factor x`; with a factor of 1 the tensor itself.
+    pub fn scale(&mut self, x: TensorId, factor: f64) -> TensorId {
+        if factor == 1.0 {
+            return x;
+        }
+        let out = self.like("scale", x);
+        self.push(Op::Scale { x, factor, out });
         out
     }
 
@@ -302,6 +318,16 @@ impl Builder {
         losses
     }
 
+    /// Mean squared error of each row against a target of the same shape: `[.., C]` to `[N]` losses, an output.
+    /// The target counts as a constant.
+    pub fn squared_error(&mut self, x: TensorId, target: TensorId) -> TensorId {
+        assert_eq!(self.shape(x), self.shape(target), "squared error of different shapes");
+        let rows = self.tensors[x.index()].rows();
+        let losses = self.tensor("squared_errors", &[rows], Dtype::Real, Role::Output);
+        self.push(Op::SquaredError { x, target, losses, grad: None });
+        losses
+    }
+
     /// Row `row` of each batch entry: `[B, T, C]` to `[B, 1, C]`.
     pub fn select_row(&mut self, x: TensorId, row: TensorId) -> TensorId {
         self.assert_below(row, self.shape(x)[1]);
@@ -317,7 +343,7 @@ impl Builder {
 
     // ---- update ----
 
-    /// Global norm of all gradients: a `[1]` output.
+    /// Global norm of the gradients of all trained parameters: a `[1]` output.
     pub fn grad_norm(&mut self) -> TensorId {
         let gradients = self.parameters.iter().map(|p| self.gradients[p]).collect();
         let norm = self.tensor("grad_norm", &[1], Dtype::Real, Role::Output);
@@ -325,7 +351,7 @@ impl Builder {
         norm
     }
 
-    /// AdamW over every parameter, with decay on those of rank 2 and more, after clipping by `norm`.
+    /// AdamW over every trained parameter, with decay on those of rank 2 and more, after clipping by `norm`.
     /// `schedule` is a `[3]` input: learning rate, `1 - beta1^t`, `1 - beta2^t`.
     pub fn adamw(&mut self, norm: TensorId, schedule: TensorId, config: AdamWConfig) {
         let slots = self.parameters.clone().into_iter().map(|p| self.adamw_slot(p)).collect();

@@ -58,7 +58,7 @@ impl Op {
                 4.0 * rows(qkv) / plan.tensor(qkv).shape[0] as f64 * len(k_cache)
             }
             Op::Classifier { x, w, grad, .. } => {
-                let products = if grad.is_some() { 3.0 } else { 1.0 };
+                let products = grad.map_or(1.0, |grad| if grad.dw.is_some() { 3.0 } else { 2.0 });
                 2.0 * products * rows(x) * len(w)
             }
             _ => 0.0,

@@ -28,7 +28,8 @@ pub use builder::{Builder, LinearWeights, NormWeights};
 pub use cost::Cost;
 pub use error::Error;
 pub use op::{
-    AdamWConfig, AdamWSlot, AttentionKind, ClassifierGrad, Dropout, Gelu, Op, Operands, WeightLayout,
+    AdamWConfig, AdamWSlot, AttentionKind, ClassifierGrad, Dropout, Gelu, Op, Operands, SquaredErrorGrad,
+    WeightLayout,
 };
 pub use plan::{Phase, PhaseId, Plan};
 pub use session::{OpTime, Session};

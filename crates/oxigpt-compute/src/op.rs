@@ -80,12 +80,21 @@ pub struct AdamWConfig {
 pub struct ClassifierGrad {
     /// `[N, C]` gradient of the input.
     pub dx: TensorId,
-    /// `[Vp, C]` gradient of the weights.
-    pub dw: TensorId,
+    /// `[Vp, C]` gradient of the weights, unless they are frozen.
+    pub dw: Option<TensorId>,
     /// Factor on every row's loss: one over the targets of a whole step.
     pub scale: f64,
     /// Add to `dw` instead of overwriting it.
     pub accumulate: bool,
+}
+
+/// The gradient half of [`Op::SquaredError`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SquaredErrorGrad {
+    /// `[N, C]` gradient of the input.
+    pub dx: TensorId,
+    /// Factor on every row's loss: one over the rows of a whole step.
+    pub scale: f64,
 }
 
 /// An operator.
@@ -128,6 +137,15 @@ pub enum Op {
         /// Sum.
         out: TensorId,
     },
+    /// `out = factor x`, elementwise; its adjoint is the same operator on the gradient.
+    Scale {
+        /// Any shape.
+        x: TensorId,
+        /// The factor.
+        factor: f64,
+        /// As `x`.
+        out: TensorId,
+    },
     /// Layer norm over the last dimension, eps 1e-5 (Ba et al. 2016), of `x`, or of `sum = x + delta`.
     LayerNorm {
         /// `[N, C]`.
@@ -161,8 +179,8 @@ pub enum Op {
         rstd: TensorId,
         /// `[N, C]`.
         dx: TensorId,
-        /// `[C]`.
-        dweight: TensorId,
+        /// `[C]`, unless the weight is frozen.
+        dweight: Option<TensorId>,
         /// `[C]`.
         dbias: Option<TensorId>,
         /// Add to `dweight` and `dbias` instead of overwriting them.
@@ -311,6 +329,17 @@ pub enum Op {
         /// Gradients.
         grad: Option<ClassifierGrad>,
     },
+    /// `losses[n] = mean_c (x[n, c] - target[n, c])^2`, and with `grad` its gradient in the same pass.
+    SquaredError {
+        /// `[N, C]`.
+        x: TensorId,
+        /// `[N, C]`, a constant: no gradient flows to it.
+        target: TensorId,
+        /// `[N]`.
+        losses: TensorId,
+        /// Gradient.
+        grad: Option<SquaredErrorGrad>,
+    },
     /// `out[b] = x[b, row]`.
     SelectRow {
         /// `[B, T, C]`.
@@ -356,6 +385,7 @@ impl Op {
             Op::Embed { .. } => "embed",
             Op::EmbedBackward { .. } => "embed_backward",
             Op::Add { .. } => "add",
+            Op::Scale { .. } => "scale",
             Op::LayerNorm { residual: None, .. } => "layer_norm",
             Op::LayerNorm { .. } => "add_layer_norm",
             Op::LayerNormBackward { .. } => "layer_norm_backward",
@@ -370,6 +400,7 @@ impl Op {
             Op::CachedAttention { .. } => "cached_attention",
             Op::Dropout { .. } => "dropout",
             Op::Classifier { .. } => "classifier",
+            Op::SquaredError { .. } => "squared_error",
             Op::SelectRow { .. } => "select_row",
             Op::GradNorm { .. } => "grad_norm",
             Op::AdamW { .. } => "adamw",
@@ -387,13 +418,14 @@ impl Op {
                 (vec![Some(*tokens), Some(*dout)], vec![Some(*dwte), Some(*dwpe)])
             }
             Op::Add { a, b, out } => (vec![Some(*a), Some(*b)], vec![Some(*out)]),
+            Op::Scale { x, out, .. } => (vec![Some(*x)], vec![Some(*out)]),
             Op::LayerNorm { x, residual, weight, bias, out, mean, rstd } => (
                 vec![Some(*x), residual.map(|r| r.0), Some(*weight), *bias],
                 vec![residual.map(|r| r.1), Some(*out), Some(*mean), Some(*rstd)],
             ),
             Op::LayerNormBackward { dout, addend, x, weight, mean, rstd, dx, dweight, dbias, .. } => (
                 vec![Some(*dout), *addend, Some(*x), Some(*weight), Some(*mean), Some(*rstd)],
-                vec![Some(*dx), Some(*dweight), *dbias],
+                vec![Some(*dx), *dweight, *dbias],
             ),
             Op::Linear { x, w, bias, gelu, out, .. } => {
                 (vec![Some(*x), Some(*w), *bias], vec![gelu.map(|g| g.1), Some(*out)])
@@ -417,8 +449,11 @@ impl Op {
             Op::Dropout { x, dropout, out } => (vec![Some(*x), Some(dropout.rng)], vec![Some(*out)]),
             Op::Classifier { x, w, targets, logits, losses, grad, .. } => (
                 vec![Some(*x), Some(*w), Some(*targets)],
-                vec![Some(*logits), Some(*losses), grad.map(|g| g.dx), grad.map(|g| g.dw)],
+                vec![Some(*logits), Some(*losses), grad.map(|g| g.dx), grad.and_then(|g| g.dw)],
             ),
+            Op::SquaredError { x, target, losses, grad } => {
+                (vec![Some(*x), Some(*target)], vec![Some(*losses), grad.map(|g| g.dx)])
+            }
             Op::SelectRow { x, row, out } => (vec![Some(*x), Some(*row)], vec![Some(*out)]),
             Op::GradNorm { gradients, norm } => {
                 (gradients.iter().copied().map(Some).collect(), vec![Some(*norm)])

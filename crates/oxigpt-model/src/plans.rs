@@ -122,7 +122,7 @@ impl TrainPlan {
 
         let first = b.begin("train");
         let (tokens, targets, losses) = loss(b, config, &weights, batch, Some(rng));
-        b.backward(losses, 1.0 / shape.targets_per_step as f64);
+        b.backward(&[(losses, 1.0 / shape.targets_per_step as f64)]);
         let more = b.accumulating(first, "train_more");
         let norm_phase = b.begin("norm");
         let norm = b.grad_norm();

@@ -24,7 +24,7 @@ pub(super) struct Classifier<'a> {
 /// Operands of its gradients.
 pub(super) struct Grad<'a> {
     pub(super) dx: Shared<'a>,
-    pub(super) dw: Shared<'a>,
+    pub(super) dw: Option<Shared<'a>>,
     pub(super) scale: f32,
     pub(super) accumulate: bool,
 }
@@ -122,9 +122,11 @@ pub(super) fn classifier(products: &mut Products, op: &Classifier) {
             if let Some(grad) = &op.grad {
                 let dx = Matrix::new(grad.dx, rows, op.width).rows_part(slice.clone());
                 products.run_with(&product(dx, logits, w, false), Words::Backward);
-                let dw = Matrix::new(grad.dw, n_words, op.width);
-                let accumulate = grad.accumulate || start > 0;
-                products.run(&product(dw, logits.t(), x, accumulate), |_| {}, |_| {});
+                if let Some(dw) = grad.dw {
+                    let dw = Matrix::new(dw, n_words, op.width);
+                    let accumulate = grad.accumulate || start > 0;
+                    products.run(&product(dw, logits.t(), x, accumulate), |_| {}, |_| {});
+                }
             }
         }
     }

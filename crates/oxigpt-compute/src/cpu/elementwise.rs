@@ -1,10 +1,10 @@
-//! Operators that go once over their tensors: addition, GELU, dropout, row selection.
+//! Operators that go once over their tensors: addition, scaling, GELU, dropout, squared error, row selection.
 
 use std::ops::Range;
 
 use super::memory::Shared;
 use super::pool::Pool;
-use super::simd::{normal, sigmoid, vectorised};
+use super::simd::{normal, sigmoid, sum, vectorised};
 use crate::Gelu;
 use crate::dropout::Mask;
 
@@ -28,6 +28,60 @@ pub(super) fn add(pool: &mut Pool, a: Shared, b: Shared, out: Shared) {
     blocks(pool, out.len(), BLOCK, |range| {
         // SAFETY: the three tensors are distinct, and blocks do not overlap.
         unsafe { add_slices(a.read(range.clone()), b.read(range.clone()), out.write(range)) }
+    });
+}
+
+vectorised! {
+    fn scale_slice(factor: f32, x: &[f32], out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = factor * x;
+        }
+    }
+}
+
+pub(super) fn scale(pool: &mut Pool, factor: f32, x: Shared, out: Shared) {
+    blocks(pool, out.len(), BLOCK, |range| {
+        // SAFETY: the two tensors are distinct, and blocks do not overlap.
+        unsafe { scale_slice(factor, x.read(range.clone()), out.write(range)) }
+    });
+}
+
+vectorised! {
+    /// Mean squared difference of a row.
+    fn squared_error_row(x: &[f32], target: &[f32]) -> f32 {
+        sum([x, target], |[x, target]| (x - target) * (x - target)) / x.len() as f32
+    }
+}
+
+vectorised! {
+    /// `dx = factor (x - target)`.
+    fn squared_error_gradient(factor: f32, x: &[f32], target: &[f32], dx: &mut [f32]) {
+        for ((dx, x), target) in dx.iter_mut().zip(x).zip(target) {
+            *dx = factor * (x - target);
+        }
+    }
+}
+
+/// `losses[n] = mean_c (x - target)^2`; with `(dx, scale)`, also `dx = 2 scale (x - target) / C`.
+pub(super) fn squared_error(
+    pool: &mut Pool,
+    (x, target): (Shared, Shared),
+    losses: Shared,
+    grad: Option<(Shared, f32)>,
+    width: usize,
+) {
+    blocks(pool, losses.len(), BLOCK.div_ceil(width), |rows| {
+        for row in rows {
+            let range = row * width..(row + 1) * width;
+            // SAFETY: the tensors are distinct, and rows do not overlap.
+            unsafe {
+                let (x, target) = (x.read(range.clone()), target.read(range.clone()));
+                losses.write(row..row + 1)[0] = squared_error_row(x, target);
+                if let Some((dx, scale)) = grad {
+                    squared_error_gradient(2.0 * scale / width as f32, x, target, dx.write(range));
+                }
+            }
+        }
     });
 }
 

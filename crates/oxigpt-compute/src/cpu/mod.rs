@@ -342,7 +342,7 @@ impl<'a> Execution<'a> {
                     mean: self.read(mean),
                     rstd: self.read(rstd),
                     dx: self.real(dx),
-                    dweight: self.real(dweight),
+                    dweight: dweight.map(|w| self.real(w)),
                     dbias: dbias.map(|b| self.real(b)),
                     accumulate,
                 };
@@ -414,7 +414,7 @@ impl<'a> Execution<'a> {
             losses: self.real(losses),
             grad: grad.map(|grad| classifier::Grad {
                 dx: self.real(grad.dx),
-                dw: self.real(grad.dw),
+                dw: grad.dw.map(|dw| self.real(dw)),
                 scale: grad.scale as f32,
                 accumulate: grad.accumulate,
             }),
@@ -468,6 +468,16 @@ impl<'a> Execution<'a> {
                 embed::embed_backward(self.pool, (ids, t), self.real(dout), words, places);
             }
             Op::Add { a, b, out } => elementwise::add(self.pool, self.real(a), self.real(b), self.real(out)),
+            Op::Scale { x, factor, out } => {
+                elementwise::scale(self.pool, factor as f32, self.real(x), self.real(out));
+            }
+            Op::SquaredError { x, target, losses, grad } => elementwise::squared_error(
+                self.pool,
+                (self.real(x), self.real(target)),
+                self.real(losses),
+                grad.map(|grad| (self.real(grad.dx), grad.scale as f32)),
+                self.width(x),
+            ),
             Op::Gelu { x, kind, out } => elementwise::gelu(self.pool, kind, self.real(x), self.real(out)),
             Op::GeluBackward { x, kind, dout, dx } => {
                 elementwise::gelu_backward(self.pool, kind, self.real(x), self.real(dout), self.real(dx));

@@ -73,7 +73,7 @@ pub(super) struct NormBackward<'a> {
     pub(super) mean: &'a [f32],
     pub(super) rstd: &'a [f32],
     pub(super) dx: Shared<'a>,
-    pub(super) dweight: Shared<'a>,
+    pub(super) dweight: Option<Shared<'a>>,
     pub(super) dbias: Option<Shared<'a>>,
     pub(super) accumulate: bool,
 }
@@ -158,7 +158,9 @@ pub(super) fn layer_norm_backward(pool: &mut Pool, norm: &NormBackward, scratch:
     // SAFETY: the pool is idle, and gradients and scratch are distinct.
     unsafe {
         let partials = partials.all();
-        add_up(partials, 2 * width, norm.dweight.write(0..width), norm.accumulate);
+        if let Some(dweight) = norm.dweight {
+            add_up(partials, 2 * width, dweight.write(0..width), norm.accumulate);
+        }
         if let Some(dbias) = norm.dbias {
             add_up(&partials[width..], 2 * width, dbias.write(0..width), norm.accumulate);
         }

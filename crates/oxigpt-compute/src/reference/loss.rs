@@ -1,4 +1,4 @@
-//! The classifier: logits, cross-entropy and its gradients, one row at a time.
+//! Losses: the classifier (logits, cross-entropy and its gradients, one row at a time), and the squared error.
 //!
 //! Legend: N rows, C width, V words that count (the table may have more rows, as padding).
 
@@ -41,4 +41,12 @@ pub(super) fn classifier(
         }
     }
     Classified { losses_n, dx_nc, dw_vc }
+}
+
+/// `loss = mean_c (x - target)^2`, `dx = 2 scale (x - target) / C`.
+pub(super) fn squared_error(x_nc: &[f64], target_nc: &[f64], scale: f64, c: usize) -> (Vec<f64>, Vec<f64>) {
+    let difference_nc: Vec<f64> = x_nc.iter().zip(target_nc).map(|(x, target)| x - target).collect();
+    let mean_square = |row: &[f64]| row.iter().map(|d| d * d).sum::<f64>() / c as f64;
+    let losses_n = difference_nc.chunks(c).map(mean_square).collect();
+    (losses_n, difference_nc.iter().map(|d| 2.0 * scale * d / c as f64).collect())
 }

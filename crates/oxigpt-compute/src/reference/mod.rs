@@ -128,6 +128,9 @@ impl Reference {
                 self.set(out, out_btc);
             }
             Op::Add { a, b, out } => self.set(out, layers::add(self.real(a), self.real(b))),
+            Op::Scale { x, factor, out } => {
+                self.set(out, self.real(x).iter().map(|x| factor * x).collect());
+            }
             Op::LayerNorm { x, residual, weight, bias, out, mean, rstd } => {
                 if let Some((delta, sum)) = residual {
                     self.set(sum, layers::add(self.real(x), self.real(delta)));
@@ -206,7 +209,9 @@ impl Reference {
                     dx_nc = layers::add(&dx_nc, self.real(addend));
                 }
                 self.set(dx, dx_nc);
-                self.give(dweight, dweight_c, accumulate);
+                if let Some(dweight) = dweight {
+                    self.give(dweight, dweight_c, accumulate);
+                }
                 if let Some(dbias) = dbias {
                     self.give(dbias, dbias_c, accumulate);
                 }
@@ -253,7 +258,18 @@ impl Reference {
                 self.set(*losses, result.losses_n);
                 if let Some(grad) = grad {
                     self.set(grad.dx, result.dx_nc);
-                    self.give(grad.dw, result.dw_vc, grad.accumulate);
+                    if let Some(dw) = grad.dw {
+                        self.give(dw, result.dw_vc, grad.accumulate);
+                    }
+                }
+            }
+            Op::SquaredError { x, target, losses, grad } => {
+                let scale = grad.map_or(0.0, |g| g.scale);
+                let (losses_n, dx_nc) =
+                    loss::squared_error(self.real(*x), self.real(*target), scale, self.width(*x));
+                self.set(*losses, losses_n);
+                if let Some(grad) = grad {
+                    self.set(grad.dx, dx_nc);
                 }
             }
             Op::GradNorm { gradients, norm } => {
@@ -356,6 +372,7 @@ impl Backend for Reference {
         match op {
             Op::Embed { .. }
             | Op::Add { .. }
+            | Op::Scale { .. }
             | Op::LayerNorm { .. }
             | Op::Linear { .. }
             | Op::Gelu { .. }
@@ -369,7 +386,9 @@ impl Backend for Reference {
             | Op::LinearBackwardWeight { .. }
             | Op::GeluBackward { .. }
             | Op::AttentionBackward { .. } => self.backward(op),
-            Op::Classifier { .. } | Op::GradNorm { .. } | Op::AdamW { .. } => self.loss_and_update(op),
+            Op::Classifier { .. } | Op::SquaredError { .. } | Op::GradNorm { .. } | Op::AdamW { .. } => {
+                self.loss_and_update(op);
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What the builder promises: which operators fuse, what a plan costs, and that its errors are caught.
 
-use oxigpt_compute::{AttentionKind, Builder, Gelu, LinearWeights, NormWeights, Op, Plan, TensorId};
+use oxigpt_compute::{
+    AdamWConfig, AttentionKind, Builder, Gelu, LinearWeights, NormWeights, Op, Plan, Role, TensorId,
+};
 
 fn names(plan: &Plan) -> Vec<&'static str> {
     plan.phases().flat_map(|(_, phase)| phase.ops.iter().map(Op::name)).collect()
@@ -71,7 +73,7 @@ fn backward_writes_the_adjoints_in_reverse() {
     let up = b.gelu(up, Gelu::Tanh);
     let targets = b.input_u32("targets", &[2, 3], 8);
     let losses = b.classifier(up, head, targets, 8);
-    b.backward(losses, 1.0);
+    b.backward(&[(losses, 1.0)]);
     let expected = [
         "add_layer_norm",
         "linear_gelu",
@@ -82,6 +84,48 @@ fn backward_writes_the_adjoints_in_reverse() {
         "layer_norm_backward",
     ];
     assert_eq!(names(&b.finish()), expected);
+}
+
+/// What would only serve to find the gradient of a frozen weight is not computed, and nothing at all before the first
+/// trained one. A frozen weight has neither gradient nor moments.
+#[test]
+fn frozen_weights_cost_nothing_backwards() {
+    let mut b = Builder::new();
+    let phase = b.begin("train");
+    let (wte, wpe) = (b.frozen("wte", &[8, 4]), b.frozen("wpe", &[3, 4]));
+    let norm = NormWeights { weight: b.frozen("weight", &[4]), bias: Some(b.frozen("bias", &[4])) };
+    let [early, late] =
+        ["early", "late"].map(|name| LinearWeights { w: b.frozen(name, &[4, 4]), bias: None });
+    let trained = LinearWeights { w: b.parameter("trained", &[4, 4]), bias: None };
+    let [tokens, targets] = ["tokens", "targets"].map(|name| b.input_u32(name, &[2, 3], 8));
+
+    let x = b.embed(tokens, None, wte, wpe);
+    let x = b.linear(x, early);
+    let x = b.linear(x, trained);
+    let x = b.layer_norm(x, norm);
+    let x = b.linear(x, late);
+    let losses = b.classifier(x, wte, targets, 8);
+    b.backward(&[(losses, 1.0)]);
+    let gradients = b.grad_norm();
+    let schedule = b.input("schedule", &[3]);
+    let config = AdamWConfig { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.1, grad_clip: 1.0 };
+    b.adamw(gradients, schedule, config);
+    let plan = b.finish();
+    assert_eq!(
+        names(&plan)[6..],
+        [
+            "linear_backward_input",  // of `late`
+            "layer_norm_backward",    // without gradients of its own
+            "linear_backward_weight", // of `trained`
+            "grad_norm",
+            "adamw",
+        ]
+    );
+    // Two products of the classifier, and not the third.
+    assert_eq!(plan.phase(phase).ops[5].cost(&plan).flops, 2.0 * 2.0 * 6.0 * 8.0 * 4.0);
+    let bytes = |role| plan.memory_by_role()[&role];
+    assert_eq!((bytes(Role::Gradient), bytes(Role::Moment)), (64, 128));
+    assert!(bytes(Role::Parameter) > 5 * 64);
 }
 
 /// B = 2, T = 8, C = 4, two heads, V = 64.
@@ -95,7 +139,7 @@ fn costs_of_a_small_plan() {
     let qkv = b.linear(x, LinearWeights { w, bias: None });
     let y = b.attention(qkv, 2, AttentionKind::Softmax, None);
     let losses = b.classifier(y, head, targets, 64);
-    b.backward(losses, 1.0);
+    b.backward(&[(losses, 1.0)]);
     let plan = b.finish();
 
     let linear = 2.0 * 16.0 * 4.0 * 12.0;
@@ -170,7 +214,7 @@ fn backward_refuses_what_it_cannot_differentiate() {
         let rows = b.shape(x)[0];
         let (head, targets) = (b.parameter("head", &[8, 4]), b.input_u32("targets", &[rows], 8));
         let losses = b.classifier(x, head, targets, 8);
-        b.backward(losses, 1.0);
+        b.backward(&[(losses, 1.0)]);
         losses
     };
     let message = refused(|b| {
@@ -190,7 +234,7 @@ fn backward_refuses_what_it_cannot_differentiate() {
     let message = refused(|b| {
         let x = b.input("x", &[2, 4]);
         let losses = losses(b, x);
-        b.backward(losses, 1.0);
+        b.backward(&[(losses, 1.0)]);
     });
     assert!(message.contains("this phase has its adjoints already"), "{message}");
 }

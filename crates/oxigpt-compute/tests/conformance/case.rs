@@ -100,7 +100,7 @@ impl Draft {
     pub(crate) fn close_tied(mut self, x: TensorId, rows: &[usize], head: TensorId, words: usize) -> Case {
         let targets = self.words("targets", rows, words);
         let losses = self.b.classifier(x, head, targets, words);
-        self.b.backward(losses, 1.0);
+        self.b.backward(&[(losses, 1.0)]);
         self.b.accumulating(self.train, "accumulate");
         self.finish()
     }
@@ -249,10 +249,10 @@ impl Case {
         self.plan.phases().find(|(_, p)| p.name == name).unwrap_or_else(|| panic!("no phase `{name}`")).0
     }
 
-    /// Names of all parameters.
+    /// Names of all trained parameters.
     pub(crate) fn parameters(&self) -> Vec<String> {
-        let parameters = self.plan.tensors().filter(|(_, t)| t.role == Role::Parameter);
-        parameters.map(|(_, t)| t.name.clone()).collect()
+        let gradients = self.plan.tensors().filter(|(_, t)| t.role == Role::Gradient);
+        gradients.filter_map(|(_, t)| Some(t.name.strip_prefix("d.")?.to_owned())).collect()
     }
 
     /// The values that a real tensor has before the plan runs.
@@ -320,7 +320,7 @@ fn keeps(op: &Op, id: TensorId, role: Role) -> bool {
                 *accumulate_bias
             }
         }
-        Op::Classifier { grad: Some(grad), .. } => id == grad.dw && grad.accumulate,
+        Op::Classifier { grad: Some(grad), .. } => Some(id) == grad.dw && grad.accumulate,
         _ => matches!(role, Role::Parameter | Role::Moment | Role::Cache),
     }
 }

@@ -27,6 +27,9 @@ pub(crate) struct Variant {
     pub(crate) bias: bool,
     pub(crate) gelu: Gelu,
     pub(crate) dropout: f32,
+    /// All weights are frozen, with trained low-rank adapters beside those of the linear layers; and a squared error is
+    /// minimised beside the cross-entropy.
+    pub(crate) adapted: bool,
 }
 
 /// GPT-2's choices.
@@ -38,14 +41,18 @@ pub(crate) const GPT2: Variant = Variant {
     bias: true,
     gelu: Gelu::Tanh,
     dropout: 0.0,
+    adapted: false,
 };
+
+/// Factor of the squared error in the objective, where there is one.
+pub(crate) const SQUARED_ERROR: f64 = 0.7;
 
 /// Phases `train`, `accumulate` and `update` of two blocks, with random parameters and words.
 pub(crate) fn case(variant: Variant, batch: usize, t: usize) -> Case {
     let mut model = Model { d: Draft::new(format!("{variant:?}")), variant, rng: None, sites: 0 };
     model.rng = Some(model.d.counters("rng", &[21, 4, 7, 0]));
-    let wte_vc = model.d.b.parameter("wte", &[PADDED, WIDTH]);
-    let wpe_tc = model.d.b.parameter("wpe", &[BLOCK_SIZE, WIDTH]);
+    let wte_vc = model.parameter("wte", &[PADDED, WIDTH]);
+    let wpe_tc = model.parameter("wpe", &[BLOCK_SIZE, WIDTH]);
     let tokens_bt = model.d.words("tokens", &[batch, t], WORDS);
     let targets_bt = model.d.words("targets", &[batch, t], WORDS);
 
@@ -55,7 +62,7 @@ pub(crate) fn case(variant: Variant, batch: usize, t: usize) -> Case {
         x_btc = model.block(&format!("h.{layer}"), x_btc);
     }
     x_btc = model.norm("ln_f", x_btc);
-    let head_vc = if variant.tied { wte_vc } else { model.d.b.parameter("head", &[PADDED, WIDTH]) };
+    let head_vc = if variant.tied { wte_vc } else { model.parameter("head", &[PADDED, WIDTH]) };
     model.close(x_btc, head_vc, targets_bt)
 }
 
@@ -67,6 +74,11 @@ struct Model {
 }
 
 impl Model {
+    /// A weight of the model proper.
+    fn parameter(&mut self, name: &str, shape: &[usize]) -> TensorId {
+        if self.variant.adapted { self.d.b.frozen(name, shape) } else { self.d.b.parameter(name, shape) }
+    }
+
     fn block(&mut self, name: &str, x_btc: TensorId) -> TensorId {
         let at = |part: &str| format!("{name}.{part}");
         let Variant { post_norm, parallel, second_mlp, .. } = self.variant;
@@ -116,14 +128,24 @@ impl Model {
 
     fn linear(&mut self, name: &str, x: TensorId, n_out: usize) -> TensorId {
         let n_in = *self.d.b.shape(x).last().unwrap();
-        let w = self.d.b.parameter(&format!("{name}.weight"), &[n_in, n_out]);
-        let bias = self.variant.bias.then(|| self.d.b.parameter(&format!("{name}.bias"), &[n_out]));
-        self.d.b.linear(x, LinearWeights { w, bias })
+        let w = self.parameter(&format!("{name}.weight"), &[n_in, n_out]);
+        let bias = self.variant.bias.then(|| self.parameter(&format!("{name}.bias"), &[n_out]));
+        let y = self.d.b.linear(x, LinearWeights { w, bias });
+        if !self.variant.adapted {
+            return y;
+        }
+        let b = &mut self.d.b;
+        let down = b.parameter(&format!("{name}.down"), &[n_in, 2]);
+        let up = b.parameter(&format!("{name}.up"), &[2, n_out]);
+        let low = b.linear(x, LinearWeights { w: down, bias: None });
+        let low = b.scale(low, 0.25);
+        let change = b.linear(low, LinearWeights { w: up, bias: None });
+        b.add(y, change)
     }
 
     fn norm(&mut self, name: &str, x_btc: TensorId) -> TensorId {
-        let weight = self.d.b.parameter(&format!("{name}.weight"), &[WIDTH]);
-        let bias = self.variant.bias.then(|| self.d.b.parameter(&format!("{name}.bias"), &[WIDTH]));
+        let weight = self.parameter(&format!("{name}.weight"), &[WIDTH]);
+        let bias = self.variant.bias.then(|| self.parameter(&format!("{name}.bias"), &[WIDTH]));
         self.d.b.layer_norm(x_btc, NormWeights { weight, bias })
     }
 
@@ -139,9 +161,12 @@ impl Model {
     }
 
     fn close(mut self, x_btc: TensorId, head_vc: TensorId, targets_bt: TensorId) -> Case {
+        let shape = self.d.b.shape(x_btc).to_vec();
+        let target_btc = self.variant.adapted.then(|| self.d.normal("target", &shape, 0.0, 1.0));
         let b = &mut self.d.b;
-        let losses = b.classifier(x_btc, head_vc, targets_bt, WORDS);
-        b.backward(losses, 1.0);
+        let mut objective = vec![(b.classifier(x_btc, head_vc, targets_bt, WORDS), 1.0)];
+        objective.extend(target_btc.map(|target_btc| (b.squared_error(x_btc, target_btc), SQUARED_ERROR)));
+        b.backward(&objective);
         b.accumulating(self.d.train, "accumulate");
         b.begin("update");
         let norm = b.grad_norm();

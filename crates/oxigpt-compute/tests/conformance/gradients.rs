@@ -41,7 +41,9 @@ fn central_difference(case: &Case, session: &mut Session, name: &str, values: &[
         moved[element] += offset;
         session.upload(case.id(name), Data::F64(&moved)).unwrap();
         session.run(case.phase("train"));
-        download(session, case.id("losses")).iter().sum::<f64>()
+        let sum = |name| download(session, case.id(name)).iter().sum::<f64>();
+        let has_squared_error = case.plan.tensors().any(|(_, tensor)| tensor.name == "squared_errors");
+        sum("losses") + if has_squared_error { gpt::SQUARED_ERROR * sum("squared_errors") } else { 0.0 }
     };
     let near = loss_at(STEP) - loss_at(-STEP);
     let far = loss_at(2.0 * STEP) - loss_at(-2.0 * STEP);
@@ -83,6 +85,13 @@ fn parallel_attention_and_mlps() {
 #[test]
 fn untied() {
     check(Variant { tied: false, ..GPT2 });
+}
+
+/// Frozen weights, low-rank adapters, and a squared error.
+#[test]
+fn adapted() {
+    check(Variant { adapted: true, ..GPT2 });
+    check(Variant { adapted: true, parallel: true, tied: false, bias: false, dropout: 0.2, ..GPT2 });
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn float32(operator: &str, precision: Precision) -> Tolerance {
     let (relative, absolute) = match operator {
         "classifier" if precision == Precision::Bfloat16 => (1e-3, 1e-7),
         "select_row" => (0.0, 0.0),
-        "embed" | "add" | "dropout" => (1e-7, 0.0),
+        "embed" | "add" | "scale" | "dropout" => (1e-7, 0.0),
         "gelu" | "embed_backward" | "grad_norm" | "adamw" => (3e-7, 1e-7),
         "layer_norm" | "add_layer_norm" | "layer_norm_backward" => (5e-7, 3e-7),
         _ => (2e-6, 1e-7),

@@ -116,7 +116,7 @@ fn classifier_in_slices() {
     let (x_nc, head) = (d.normal("x", &[327, 2], 0.0, 1.0), d.b.parameter("head", &[50304, 2]));
     let targets = d.words("targets", &[327], 50257);
     let losses = d.b.classifier(x_nc, head, targets, 50257);
-    d.b.backward(losses, 1.0);
+    d.b.backward(&[(losses, 1.0)]);
     d.finish().check();
 }
 
@@ -352,6 +352,39 @@ proptest! {
     }
 }
 
+// ---- scale, squared_error ----
+
+fn scale(batch: usize, t: usize, c: usize, factor: f64) -> Case {
+    let mut d = Draft::new(format!("scale {batch} {t} {c} {factor}"));
+    let x_btc = d.normal("x", &[batch, t, c], 0.0, 1.0);
+    let y_btc = d.b.scale(x_btc, factor);
+    d.close(y_btc)
+}
+
+/// With its gradient, and without; the gradient goes on through another operator.
+fn squared_error(batch: usize, t: usize, c: usize, scale: Option<f64>) -> Case {
+    let mut d = Draft::new(format!("squared_error {batch} {t} {c} {scale:?}"));
+    let (x_btc, target_btc) =
+        (d.normal("x", &[batch, t, c], 0.0, 1.0), d.normal("target", &[batch, t, c], 0.5, 1.0));
+    let w = d.b.parameter("w", &[c, c]);
+    let y_btc = d.b.linear(x_btc, LinearWeights { w, bias: None });
+    let losses = d.b.squared_error(y_btc, target_btc);
+    if let Some(scale) = scale {
+        d.b.backward(&[(losses, scale)]);
+        d.b.accumulating(d.train, "accumulate");
+    }
+    d.finish()
+}
+
+#[test]
+fn scale_and_squared_error_on_awkward_shapes() {
+    for (batch, t, c, _) in AWKWARD {
+        scale(batch, t, c, 0.0625).check();
+        squared_error(batch, t, c, None).check();
+        squared_error(batch, t, c, Some(0.25)).check();
+    }
+}
+
 // ---- dropout, select_row ----
 
 fn dropout_alone(batch: usize, t: usize, c: usize, p: f32) -> Case {
@@ -399,7 +432,7 @@ fn update(c: usize, o: usize, grad_clip: f64, weight_decay: f64, lr: f32) -> Cas
     let y_no = d.b.linear(x_nc, weights);
     let (head, targets) = (d.b.parameter("head", &[16, o]), d.words("targets", &[5], 11));
     let losses = d.b.classifier(y_no, head, targets, 11);
-    d.b.backward(losses, 1.0);
+    d.b.backward(&[(losses, 1.0)]);
     d.b.begin("update");
     let norm = d.b.grad_norm();
     let schedule = d.reals("schedule", &[lr, 0.271, 0.0297]);

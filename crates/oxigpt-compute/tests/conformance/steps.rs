@@ -14,6 +14,7 @@ fn training_step() {
         Variant { bias: false, gelu: Gelu::Erf, ..GPT2 },
         Variant { dropout: 0.2, tied: false, ..GPT2 },
         Variant { post_norm: true, second_mlp: true, ..GPT2 },
+        Variant { adapted: true, ..GPT2 },
         Variant { parallel: true, dropout: 0.1, ..GPT2 },
     ] {
         gpt::case(variant, 3, BLOCK_SIZE).check();

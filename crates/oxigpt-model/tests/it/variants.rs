@@ -96,7 +96,7 @@ fn check_gradients(config: &ModelConfig, model: Model) {
     let x_btc = model(&mut b, config, &weights, tokens, rng);
     let losses = b.classifier(x_btc, weights.wte, targets, config.vocab_size);
     let n = BATCH * config.block_size;
-    b.backward(losses, 1.0 / n as f64);
+    b.backward(&[(losses, 1.0 / n as f64)]);
     let plan = b.finish();
     let parameters: Vec<(String, TensorId)> = with_role(&plan, Role::Parameter);
     let gradients: Vec<(String, TensorId)> = with_role(&plan, Role::Gradient);
