@@ -10,14 +10,18 @@ use std::ops::RangeInclusive;
 
 use crate::{Phase, Plan, Tensor, TensorId};
 
-/// Offsets of all tensors and the size of the arena, in bytes.
-pub(crate) fn place(tensors: &[Tensor], phases: &[Phase]) -> (Vec<usize>, usize) {
+/// Offsets of all tensors and the size of the arena, in bytes, where each takes as many as `bytes_of` says.
+pub(crate) fn place(
+    tensors: &[Tensor],
+    phases: &[Phase],
+    bytes_of: impl Fn(TensorId) -> usize,
+) -> (Vec<usize>, usize) {
     let mut offsets = vec![0; tensors.len()];
     let mut persistent_bytes = 0;
-    for (tensor, offset) in tensors.iter().zip(&mut offsets) {
+    for (i, tensor) in tensors.iter().enumerate() {
         if !tensor.role.is_transient() {
-            *offset = persistent_bytes;
-            persistent_bytes += aligned(tensor);
+            offsets[i] = persistent_bytes;
+            persistent_bytes += bytes_of(TensorId(i as u32));
         }
     }
     let mut arena_bytes = persistent_bytes;
@@ -28,10 +32,10 @@ pub(crate) fn place(tensors: &[Tensor], phases: &[Phase]) -> (Vec<usize>, usize)
             .filter(|(id, _)| !std::mem::replace(&mut placed[id.index()], true))
             .collect();
         // Stable, so that equal sizes keep the order of their making.
-        lives.sort_by_key(|(id, _)| std::cmp::Reverse(aligned(&tensors[id.index()])));
+        lives.sort_by_key(|(id, _)| std::cmp::Reverse(bytes_of(*id)));
         let mut taken: Vec<Place> = Vec::with_capacity(lives.len());
         for (id, life) in lives {
-            let bytes = aligned(&tensors[id.index()]);
+            let bytes = bytes_of(id);
             let start = lowest_free(&taken, &life, bytes, persistent_bytes);
             offsets[id.index()] = start;
             arena_bytes = arena_bytes.max(start + bytes);
@@ -48,7 +52,8 @@ struct Place {
     life: RangeInclusive<usize>,
 }
 
-fn aligned(tensor: &Tensor) -> usize {
+/// Bytes of a tensor up to where the next may begin, where every element takes what its type says.
+pub(crate) fn aligned(tensor: &Tensor) -> usize {
     tensor.bytes().next_multiple_of(Plan::ALIGNMENT)
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Error, Op, Plan, TensorId};
+use crate::{Error, Op, PhaseId, Plan, TensorId};
 
 /// Elements going up to a backend.
 #[derive(Clone, Copy, Debug)]
@@ -30,21 +30,32 @@ pub enum DataMut<'a> {
 /// graph), but the result of [`Backend::execute`] depends on nothing except the operator and the tensors:
 /// the same bits for the same input, whatever the number of threads.
 pub trait Backend: Send {
-    /// Short name: `reference`, `cpu`.
+    /// Short name: `reference`, `cpu`, `cuda`.
     fn name(&self) -> &'static str;
 
     /// Takes a plan and allocates everything that executing it will need, zeroed.
     fn prepare(&mut self, plan: Arc<Plan>) -> Result<(), Error>;
 
-    /// Bytes this backend holds beside the plan's arena, once prepared.
-    fn workspace_bytes(&self) -> usize;
+    /// Bytes that the plan takes of this backend's memory, once prepared.
+    fn memory_bytes(&self) -> usize;
 
     /// Writes a whole tensor. Lengths and types have been checked.
-    fn upload(&mut self, tensor: TensorId, data: Data);
+    fn upload(&mut self, tensor: TensorId, data: Data) -> Result<(), Error>;
 
-    /// Reads a whole tensor. Lengths and types have been checked.
-    fn download(&self, tensor: TensorId, data: DataMut);
+    /// Reads a whole tensor, when all operators before are done. Lengths and types have been checked. An error of an
+    /// operator shows here.
+    fn download(&self, tensor: TensorId, data: DataMut) -> Result<(), Error>;
 
-    /// Executes one operator.
+    /// Executes one operator, or has it executed after those before it.
     fn execute(&mut self, op: &Op);
+
+    /// Executes the operators of a phase in order.
+    fn run(&mut self, _phase: PhaseId, ops: &[Op]) {
+        ops.iter().for_each(|op| self.execute(op));
+    }
+
+    /// Waits until all operators are done. An error of one shows here.
+    fn wait(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }

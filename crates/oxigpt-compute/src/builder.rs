@@ -373,7 +373,8 @@ impl Builder {
     /// Places every tensor and closes the plan.
     pub fn finish(self) -> Plan {
         self.assert_written_before_read();
-        let (offsets, arena_bytes) = arena::place(&self.tensors, &self.phases);
+        let (offsets, arena_bytes) =
+            arena::place(&self.tensors, &self.phases, |id| arena::aligned(&self.tensors[id.index()]));
         let precision = Precision::Float32;
         Plan { tensors: self.tensors, phases: self.phases, offsets, arena_bytes, precision }
     }

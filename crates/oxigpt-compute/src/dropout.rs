@@ -31,6 +31,11 @@ impl Mask {
         }
     }
 
+    /// Words below this are dropped.
+    pub fn threshold(&self) -> u32 {
+        self.threshold
+    }
+
     /// Whether each of the elements `4 * block .. 4 * block + 4` of a row is kept.
     #[inline(always)]
     pub fn keep4(&self, row: u32, block: u32) -> [bool; 4] {

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::cuda::CudaError;
+
 /// Errors of sessions and backends.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -45,6 +47,9 @@ pub enum Error {
         /// Exclusive limit.
         limit: u32,
     },
+    /// A GPU, or what it takes to use one.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
     /// The threads of the worker pool could not be started.
     #[error("cannot start {threads} worker threads: {source}")]
     Threads {
@@ -67,6 +72,7 @@ impl Error {
             Error::Range { .. } => {
                 Some("the data was prepared for a larger vocabulary than the model has".into())
             }
+            Error::Cuda(error) => error.hint(),
             Error::Threads { .. } => Some("ask for fewer with --threads=N".into()),
             Error::Length { .. } | Error::Type { .. } => None,
         }

@@ -13,6 +13,7 @@ mod bfloat16;
 mod builder;
 mod cost;
 pub mod cpu;
+pub mod cuda;
 pub mod dropout;
 mod error;
 mod op;

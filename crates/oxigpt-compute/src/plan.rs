@@ -8,6 +8,13 @@ use crate::{Cost, Op, Precision, Role, Tensor, TensorId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PhaseId(pub(crate) usize);
 
+impl PhaseId {
+    /// Position in the plan's table of phases.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// Operators that run together, in order.
 #[derive(Clone, Debug)]
 pub struct Phase {

@@ -39,9 +39,9 @@ impl Session {
         self.backend.name()
     }
 
-    /// All memory that the session holds: the arena and the backend's own workspace.
+    /// All memory that the session holds: tensors, and what the backend takes beside them.
     pub fn memory_bytes(&self) -> usize {
-        self.plan.arena_bytes() + self.backend.workspace_bytes()
+        self.backend.memory_bytes()
     }
 
     /// Writes a whole tensor. Integers are checked against the tensor's limit.
@@ -58,36 +58,42 @@ impl Session {
         {
             return Err(Error::Range { tensor: tensor.name.clone(), index, value: values[index], limit });
         }
-        self.backend.upload(id, data);
-        Ok(())
+        self.backend.upload(id, data)
     }
 
     /// Reads a whole real tensor.
     pub fn download(&self, id: TensorId, out: &mut [f32]) -> Result<(), Error> {
         check(&self.plan, id, "reals", out.len())?;
-        self.backend.download(id, DataMut::F32(out));
-        Ok(())
+        self.backend.download(id, DataMut::F32(out))
     }
 
     /// Reads a whole real tensor in float64.
     pub fn download_f64(&self, id: TensorId, out: &mut [f64]) -> Result<(), Error> {
         check(&self.plan, id, "reals", out.len())?;
-        self.backend.download(id, DataMut::F64(out));
-        Ok(())
+        self.backend.download(id, DataMut::F64(out))
     }
 
-    /// Runs every operator of a phase in order.
+    /// Runs every operator of a phase in order. A device may still be at it afterwards: what is downloaded then waits.
     pub fn run(&mut self, phase: PhaseId) {
         let Session { plan, backend, profile } = self;
-        for (i, op) in plan.phase(phase).ops.iter().enumerate() {
-            let start = profile.is_some().then(Instant::now);
+        let ops = &plan.phase(phase).ops;
+        let Some(profile) = profile else { return backend.run(phase, ops) };
+        for (op, entry) in ops.iter().zip(&mut profile[phase.0]) {
+            let start = Instant::now();
             backend.execute(op);
-            if let (Some(start), Some(profile)) = (start, profile.as_mut()) {
-                let entry = &mut profile[phase.0][i];
-                entry.time += start.elapsed();
-                entry.runs += 1;
-            }
+            // An error shows again when something is downloaded.
+            let _ = backend.wait();
+            entry.time += start.elapsed();
+            entry.runs += 1;
         }
+    }
+
+    /// Waits until everything that runs is done.
+    ///
+    /// # Errors
+    /// If a device failed meanwhile.
+    pub fn wait(&self) -> Result<(), Error> {
+        self.backend.wait()
     }
 
     /// Begins to time every operator, from zero.

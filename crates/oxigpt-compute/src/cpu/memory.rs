@@ -24,6 +24,10 @@ impl Arena {
         Ok(Arena { plan, memory })
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.memory.len()
+    }
+
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan
     }

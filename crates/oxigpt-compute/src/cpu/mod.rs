@@ -145,14 +145,15 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn workspace_bytes(&self) -> usize {
-        self.scratch.bytes()
+    fn memory_bytes(&self) -> usize {
+        self.arena.as_ref().map_or(0, Arena::bytes) + self.scratch.bytes()
     }
 
-    fn upload(&mut self, tensor: TensorId, data: Data) {
+    fn upload(&mut self, tensor: TensorId, data: Data) -> Result<(), Error> {
         let arena = self.arena.as_mut().expect("a session prepares its backend first");
         if let Data::U32(values) = data {
-            return arena.integers_mut(tensor).copy_from_slice(values);
+            arena.integers_mut(tensor).copy_from_slice(values);
+            return Ok(());
         }
         if let Some(stored) = stored_matrix(arena, tensor) {
             let elements: Cow<[f32]> = match data {
@@ -161,7 +162,8 @@ impl Backend for Cpu {
                 Data::U32(_) => unreachable!("handled above"),
             };
             // SAFETY: `self` is exclusive, so nothing runs.
-            return unsafe { stored.write(&mut self.pool, &elements) };
+            unsafe { stored.write(&mut self.pool, &elements) };
+            return Ok(());
         }
         let target = arena.real(tensor);
         // SAFETY: `self` is exclusive, so nothing runs.
@@ -171,9 +173,10 @@ impl Backend for Cpu {
             Data::F64(values) => target.iter_mut().zip(values).for_each(|(t, &v)| *t = v as f32),
             Data::U32(_) => unreachable!("handled above"),
         }
+        Ok(())
     }
 
-    fn download(&self, tensor: TensorId, mut data: DataMut) {
+    fn download(&self, tensor: TensorId, mut data: DataMut) -> Result<(), Error> {
         let arena = self.arena.as_ref().expect("a session prepares its backend first");
         if let Some(stored) = stored_matrix(arena, tensor) {
             let mut row = vec![0.0; stored.n_in];
@@ -188,7 +191,7 @@ impl Backend for Cpu {
                     }
                 }
             }
-            return;
+            return Ok(());
         }
         // SAFETY: operators run only while the backend is borrowed exclusively.
         let source = unsafe { arena.real(tensor).all() };
@@ -196,6 +199,7 @@ impl Backend for Cpu {
             DataMut::F32(values) => values.copy_from_slice(source),
             DataMut::F64(values) => values.iter_mut().zip(source).for_each(|(v, &s)| *v = f64::from(s)),
         }
+        Ok(())
     }
 
     fn execute(&mut self, op: &Op) {

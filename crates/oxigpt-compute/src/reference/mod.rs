@@ -344,28 +344,30 @@ impl Backend for Reference {
         Ok(())
     }
 
-    fn workspace_bytes(&self) -> usize {
+    fn memory_bytes(&self) -> usize {
         let held = self.values.iter().map(|values| match values {
             Values::Real(v) => size_of_val(v.as_slice()),
             Values::U32(v) => size_of_val(v.as_slice()),
         });
-        held.sum::<usize>().saturating_sub(self.plan.arena_bytes())
+        held.sum()
     }
 
-    fn upload(&mut self, tensor: TensorId, data: Data) {
+    fn upload(&mut self, tensor: TensorId, data: Data) -> Result<(), Error> {
         match data {
             Data::F32(d) => self.set_rounded(tensor, d.iter().map(|&x| f64::from(x)).collect()),
             Data::F64(d) => self.set_rounded(tensor, d.to_vec()),
             Data::U32(d) => self.values[tensor.index()] = Values::U32(d.to_vec()),
         }
+        Ok(())
     }
 
-    fn download(&self, tensor: TensorId, data: DataMut) {
+    fn download(&self, tensor: TensorId, data: DataMut) -> Result<(), Error> {
         let values = self.real(tensor);
         match data {
             DataMut::F64(out) => out.copy_from_slice(values),
             DataMut::F32(out) => out.iter_mut().zip(values).for_each(|(out, &x)| *out = x as f32),
         }
+        Ok(())
     }
 
     fn execute(&mut self, op: &Op) {

@@ -190,7 +190,7 @@ impl Case {
                 if keeps(op, id, self.plan.tensor(id).role) {
                     self.share(id, reference.as_mut(), backend.as_mut());
                 } else {
-                    backend.upload(id, Data::F32(&vec![f32::NAN; self.plan.tensor(id).len()]));
+                    backend.upload(id, Data::F32(&vec![f32::NAN; self.plan.tensor(id).len()])).unwrap();
                 }
             }
             reference.execute(op);
@@ -207,15 +207,15 @@ impl Case {
     fn share(&self, id: TensorId, reference: &mut dyn Backend, backend: &mut dyn Backend) {
         if self.plan.tensor(id).dtype != Dtype::U32 {
             let mut values = vec![0f32; self.plan.tensor(id).len()];
-            reference.download(id, DataMut::F32(&mut values));
-            reference.upload(id, Data::F32(&values));
-            backend.upload(id, Data::F32(&values));
+            reference.download(id, DataMut::F32(&mut values)).unwrap();
+            reference.upload(id, Data::F32(&values)).unwrap();
+            backend.upload(id, Data::F32(&values)).unwrap();
         }
     }
 
     fn read(&self, backend: &dyn Backend, id: TensorId) -> Vec<f64> {
         let mut values = vec![0f64; self.plan.tensor(id).len()];
-        backend.download(id, DataMut::F64(&mut values));
+        backend.download(id, DataMut::F64(&mut values)).unwrap();
         values
     }
 
@@ -303,7 +303,7 @@ pub(crate) fn download(session: &Session, id: TensorId) -> Vec<f64> {
 }
 
 fn upload(backend: &mut dyn Backend, id: TensorId, values: &Values) {
-    backend.upload(id, values.data());
+    backend.upload(id, values.data()).unwrap();
 }
 
 /// Whether `op` reads the tensor that it writes.

@@ -119,16 +119,16 @@ fn attention_gradient(
 ) -> Vec<f32> {
     let mut backend = make();
     backend.prepare(case.plan.clone()).unwrap();
-    backend.upload(case.id("qkv"), Data::F32(case.reals("qkv")));
+    backend.upload(case.id("qkv"), Data::F32(case.reals("qkv"))).unwrap();
     let ops = &case.plan.phase(case.phase("train")).ops;
     ops.iter().filter(|op| matches!(op, Op::Attention { .. })).for_each(|op| backend.execute(op));
     let c = case.plan.tensor(dout).width();
     let mut dout_tc = vec![0f32; case.plan.tensor(dout).len()];
     dout_tc[position * c..(position + 1) * c].fill(1.0);
-    backend.upload(dout, Data::F32(&dout_tc));
+    backend.upload(dout, Data::F32(&dout_tc)).unwrap();
     ops.iter().filter(|op| matches!(op, Op::AttentionBackward { .. })).for_each(|op| backend.execute(op));
     let mut dqkv_values = vec![0f32; case.plan.tensor(dqkv).len()];
-    backend.download(dqkv, DataMut::F32(&mut dqkv_values));
+    backend.download(dqkv, DataMut::F32(&mut dqkv_values)).unwrap();
     dqkv_values
 }
 

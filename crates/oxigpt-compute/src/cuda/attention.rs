@@ -1,0 +1,165 @@
+//! Causal attention by kernels of ours: on tensor cores in bfloat16, on ordinary ones in float32.
+
+use super::driver::Argument;
+use super::error::CudaError;
+use super::kernels::{AttentionVariant, File, Variant};
+use super::launch::{BLOCK, Grid, Launcher, int};
+use super::layout::Element;
+use crate::{AttentionKind, Dropout, Op, Plan, TensorId};
+
+/// Widest head that the kernels for tensor cores, the general ones, and decoding can do.
+const WIDEST: [usize; 3] = [128, 256, 1024];
+
+/// Sizes of an attention.
+#[derive(Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    t: usize,
+    heads: usize,
+    d: usize,
+}
+
+impl Sizes {
+    fn of(plan: &Plan, qkv: TensorId, heads: usize) -> Sizes {
+        let shape = &plan.tensor(qkv).shape;
+        Sizes { batch: shape[0], t: shape[1], heads, d: shape[2] / 3 / heads }
+    }
+
+    /// One over the root of a head's width.
+    fn scale(&self) -> Argument {
+        Argument::Float(1.0 / (self.d as f32).sqrt())
+    }
+}
+
+/// Refuses heads wider than any kernel can do.
+pub(super) fn check(plan: &Plan, op: &Op) -> Result<(), CudaError> {
+    let (qkv, heads, widest) = match *op {
+        Op::Attention { qkv, n_head, .. } | Op::AttentionBackward { qkv, n_head, .. } => {
+            (qkv, n_head, WIDEST[1])
+        }
+        Op::CachedAttention { qkv, n_head, .. } => (qkv, n_head, WIDEST[2]),
+        _ => return Ok(()),
+    };
+    let d = Sizes::of(plan, qkv, heads).d;
+    if d > widest { Err(CudaError::WideHead { d, widest }) } else { Ok(()) }
+}
+
+/// How a file of kernels cuts an attention: rows and threads of a block, and its shared memory.
+struct Tiling {
+    file: File,
+    rows: usize,
+    threads: usize,
+    forward_bytes: usize,
+    backward_kv_bytes: usize,
+    backward_q_bytes: usize,
+}
+
+impl Tiling {
+    fn of(d: usize, element: Element) -> Tiling {
+        if element == Element::Bf16 && d <= WIDEST[0] {
+            let padded = d.next_multiple_of(16);
+            let (row_bytes, keys) = (2 * (padded + 8), if padded <= 64 { 64 } else { 32 });
+            let backward_bytes = (128 + 4 * keys) * row_bytes;
+            return Tiling {
+                file: File::Attention,
+                rows: 64,
+                threads: 128,
+                forward_bytes: (64 + 4 * keys) * row_bytes,
+                backward_kv_bytes: backward_bytes,
+                backward_q_bytes: backward_bytes,
+            };
+        }
+        let two_tiles = 64 * d + 64 * (d + 1);
+        Tiling {
+            file: File::AttentionGeneral,
+            rows: 32,
+            threads: BLOCK,
+            forward_bytes: 4 * (32 * d + 64 * (d + 1) + 8 * 4 * 32),
+            backward_kv_bytes: 4 * (two_tiles + 8 * 8 * 32),
+            backward_q_bytes: 4 * (two_tiles + 8 * 4 * 32),
+        }
+    }
+
+    fn grid(&self, sizes: Sizes, shared_bytes: usize) -> Grid {
+        let blocks = [sizes.t.div_ceil(self.rows), sizes.heads, sizes.batch];
+        Grid { blocks, threads: self.threads, shared_bytes }
+    }
+}
+
+/// What a kind is compiled as, and what its sums of weighted values are multiplied by.
+fn variant(file: File, sizes: Sizes, kind: AttentionKind, dropout: bool) -> (Variant, Argument) {
+    let AttentionKind::Softmax = kind;
+    let attention = AttentionVariant { head: sizes.d, kind: 0, poly: 0, clamp: false, dropout };
+    (Variant { file, attention: Some(attention) }, Argument::Float(1.0))
+}
+
+/// Puts an attention on the stream.
+pub(super) fn operator(launcher: &mut Launcher, op: &Op) -> Result<(), CudaError> {
+    match *op {
+        Op::Attention { qkv, n_head, kind, ref dropout, out, lse } => {
+            let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);
+            let tiling = Tiling::of(sizes.d, launcher.prepared.layout.element(qkv));
+            let (variant, out_scale) = variant(tiling.file, sizes, kind, dropout.is_some());
+            let [rng, site, threshold, keep] = launcher.dropout(dropout.as_ref());
+            let [out, lse, qkv] = [out, lse, qkv].map(|id| launcher.pointer(id));
+            let (t, heads, scale) = (int(sizes.t), int(sizes.heads), sizes.scale());
+            let arguments = [out, lse, qkv, t, heads, scale, out_scale, rng, site, threshold, keep];
+            launcher.kernel(variant, "attention", tiling.grid(sizes, tiling.forward_bytes), &arguments)
+        }
+        Op::AttentionBackward { qkv, out, lse, dout, n_head, kind, ref dropout, dqkv } => {
+            let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);
+            backward(launcher, sizes, kind, dropout.as_ref(), [qkv, out, lse, dout, dqkv])
+        }
+        Op::CachedAttention { qkv, k_cache, v_cache, position, n_head, kind, out } => {
+            let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);
+            cached(launcher, sizes, kind, [qkv, k_cache, v_cache, position, out])
+        }
+        _ => unreachable!("not an attention"),
+    }
+}
+
+fn backward(
+    launcher: &mut Launcher,
+    sizes: Sizes,
+    kind: AttentionKind,
+    dropout: Option<&Dropout>,
+    [qkv, out, lse, dout, dqkv]: [TensorId; 5],
+) -> Result<(), CudaError> {
+    let tiling = Tiling::of(sizes.d, launcher.prepared.layout.element(qkv));
+    let (variant, out_scale) = variant(tiling.file, sizes, kind, dropout.is_some());
+    let [rng, site, threshold, keep] = launcher.dropout(dropout);
+    let delta = launcher.scratch(0);
+    let [qkv, out, lse, dout, dqkv] = [qkv, out, lse, dout, dqkv].map(|id| launcher.pointer(id));
+    let (rows, t, heads) = (sizes.batch * sizes.t, int(sizes.t), int(sizes.heads));
+    let grid = Grid::of((rows * sizes.heads).div_ceil(8));
+    launcher.kernel(variant, "attention_delta", grid, &[delta, out, dout, int(rows), t, heads])?;
+    let scale = sizes.scale();
+    let arguments = [dqkv, qkv, dout, lse, delta, t, heads, scale, out_scale, rng, site, threshold, keep];
+    for (name, bytes) in [
+        ("attention_backward_kv", tiling.backward_kv_bytes),
+        ("attention_backward_q", tiling.backward_q_bytes),
+    ] {
+        launcher.kernel(variant, name, tiling.grid(sizes, bytes), &arguments)?;
+    }
+    Ok(())
+}
+
+fn cached(
+    launcher: &mut Launcher,
+    sizes: Sizes,
+    kind: AttentionKind,
+    [qkv, k_cache, v_cache, position, out]: [TensorId; 5],
+) -> Result<(), CudaError> {
+    let Sizes { batch, t, heads, d } = sizes;
+    let (s, c) = (launcher.tensor(k_cache).shape[1], heads * d);
+    let [qkv, k_cache, v_cache, position, out] =
+        [qkv, k_cache, v_cache, position, out].map(|id| launcher.pointer(id));
+    let (variant, out_scale) = variant(File::Decode, sizes, kind, false);
+    let grid = Grid { blocks: [Grid::over(c).blocks[0], t, batch], ..Grid::over(c) };
+    let arguments = [k_cache, v_cache, qkv, position, int(t), int(s), int(c)];
+    launcher.kernel(variant, "write_cache", grid, &arguments)?;
+    let grid = Grid { blocks: [t, heads, batch], threads: BLOCK, shared_bytes: 8 * (d + 2) * 4 };
+    let arguments =
+        [out, qkv, k_cache, v_cache, position, int(t), int(s), int(heads), sizes.scale(), out_scale];
+    launcher.kernel(variant, "cached_attention", grid, &arguments)
+}

@@ -1,0 +1,66 @@
+//! What a machine has of what the CUDA backend needs.
+
+use std::path::PathBuf;
+
+use super::blas::CublasLt;
+use super::driver::{Driver, GpuInfo};
+use super::error::CudaError;
+use super::library::{Library, Places};
+use super::nvrtc::Nvrtc;
+
+/// A library that was found.
+#[derive(Clone, Debug)]
+pub struct LibraryReport {
+    /// Where.
+    pub path: PathBuf,
+    /// Its version, as people write it.
+    pub version: String,
+}
+
+/// What was found, piece by piece.
+pub struct Report {
+    /// Each library that the backend opens, and the CUDA version that the driver supports.
+    pub libraries: Vec<(Library, Result<LibraryReport, CudaError>)>,
+    /// Every GPU that the driver shows; `None` without a driver.
+    pub gpus: Option<Result<Vec<GpuInfo>, CudaError>>,
+}
+
+impl Report {
+    /// Whether the backend can be used with a GPU of the list.
+    pub fn is_complete(&self) -> bool {
+        let has_gpu = matches!(&self.gpus, Some(Ok(gpus)) if !gpus.is_empty());
+        has_gpu && self.libraries.iter().all(|(_, found)| found.is_ok())
+    }
+}
+
+/// Looks for everything that the backend needs, in the places where it would.
+pub fn report() -> Report {
+    of_places(&Places::of_environment())
+}
+
+pub(super) fn of_places(places: &Places) -> Report {
+    let driver = Driver::open(places);
+    // Without a driver, the newest versions are looked for.
+    let major = driver.as_ref().map_or(i32::MAX, Driver::major);
+    let gpus = driver.as_ref().ok().map(Driver::gpus);
+    let libraries = vec![
+        (
+            Library::Driver,
+            driver.map(|driver| LibraryReport {
+                version: format!("CUDA {}.{}", driver.version / 1000, driver.version % 1000 / 10),
+                path: driver.path,
+            }),
+        ),
+        (
+            Library::Nvrtc,
+            Nvrtc::open(places, major)
+                .map(|found| LibraryReport { path: found.path, version: found.version }),
+        ),
+        (
+            Library::CublasLt,
+            CublasLt::open(places, major)
+                .map(|found| LibraryReport { path: found.path, version: found.version }),
+        ),
+    ];
+    Report { libraries, gpus }
+}

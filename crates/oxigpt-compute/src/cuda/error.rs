@@ -1,0 +1,169 @@
+//! What can go wrong between this program and a GPU, each with what to do about it.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::library::Library;
+
+/// Errors of the CUDA backend.
+#[derive(Clone, Debug, Error)]
+pub enum CudaError {
+    /// A shared library is in none of the places where it could be.
+    #[error("{library} was not found: looked for {names} in {}", places(.looked_in))]
+    Missing {
+        /// Which.
+        library: Library,
+        /// File names that would do.
+        names: String,
+        /// Directories that were looked into.
+        looked_in: Vec<PathBuf>,
+    },
+    /// A shared library is there, but the system's loader refuses it.
+    #[error("{library} cannot be loaded: {reason}")]
+    Unusable {
+        /// Which.
+        library: Library,
+        /// What the system's loader said, which names the file.
+        reason: String,
+    },
+    /// A shared library lacks a function: it is too old, or something else.
+    #[error("{} has no function `{symbol}`", path.display())]
+    Symbol {
+        /// The library.
+        path: PathBuf,
+        /// The function.
+        symbol: &'static str,
+    },
+    /// The driver knows an older CUDA than we need.
+    #[error("the NVIDIA driver supports CUDA {}.{}, but {needed}.0 is needed", version / 1000, version % 1000 / 10)]
+    OldDriver {
+        /// As the driver says it: 1000 times the major and 10 times the minor version.
+        version: i32,
+        /// Major version that is needed.
+        needed: i32,
+    },
+    /// There is a driver, but no GPU that it would give us.
+    #[error("the NVIDIA driver finds no GPU ({reason})")]
+    NoDevice {
+        /// What the driver said.
+        reason: String,
+    },
+    /// There is no GPU of this number.
+    #[error("there is no GPU {index}: the NVIDIA driver shows {count}")]
+    NoSuchDevice {
+        /// The number asked for.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// A GPU whose instructions are older than our kernels need.
+    #[error("{name} has compute capability {}.{}, but {}.{} is needed", found.0, found.1, needed.0, needed.1)]
+    OldDevice {
+        /// The GPU.
+        name: String,
+        /// What it has.
+        found: (i32, i32),
+        /// What is needed.
+        needed: (i32, i32),
+    },
+    /// Not enough memory on the device.
+    #[error("{device}: cannot allocate {:.2} GiB, {:.2} GiB are free", gib(*.bytes), gib(*.free))]
+    OutOfMemory {
+        /// The GPU.
+        device: String,
+        /// Bytes asked for.
+        bytes: usize,
+        /// Bytes free.
+        free: usize,
+    },
+    /// A call failed.
+    #[error("{call} failed{}: {reason} ({code})", within(.operator))]
+    Call {
+        /// The function.
+        call: &'static str,
+        /// Its status.
+        code: i32,
+        /// What the library says of the status.
+        reason: String,
+        /// The operator that was executed, if it was one.
+        operator: Option<&'static str>,
+    },
+    /// Our own kernels do not compile.
+    #[error("NVRTC cannot compile {file} for {architecture}:\n{log}")]
+    Compile {
+        /// The source.
+        file: &'static str,
+        /// For which GPU.
+        architecture: String,
+        /// What the compiler said.
+        log: String,
+    },
+    /// Attention heads that no kernel of ours can do.
+    #[error("attention heads of width {d} are too wide for the GPU kernels, which end at {widest}")]
+    WideHead {
+        /// What was asked for.
+        d: usize,
+        /// What can be done.
+        widest: usize,
+    },
+    /// cuBLASLt knows no way to do a product.
+    #[error("cuBLASLt has no algorithm for the product {product}")]
+    NoAlgorithm {
+        /// Shapes, types and layouts.
+        product: String,
+    },
+}
+
+impl CudaError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            CudaError::Missing { library, .. } => library.remedy(),
+            CudaError::Unusable { .. } | CudaError::Symbol { .. } => {
+                "install a current version of it, or name the directory of one in OXIGPT_CUDA_PATH; \
+                 `oxigpt devices` shows what was found"
+            }
+            CudaError::OldDriver { .. } => "update the NVIDIA driver (580 or newer has CUDA 13)",
+            CudaError::NoDevice { .. } => {
+                "check nvidia-smi and CUDA_VISIBLE_DEVICES; --device=cpu runs without a GPU"
+            }
+            CudaError::NoSuchDevice { .. } => "`oxigpt devices` lists them; --device=cuda takes the first",
+            CudaError::OldDevice { .. } => "use another GPU (Ampere or newer), or --device=cpu",
+            CudaError::OutOfMemory { .. } => {
+                "lower batch_size (total_batch_size keeps the step the same) or block_size; \
+                 `oxigpt plan` shows where the memory goes, nvidia-smi who else uses the GPU"
+            }
+            CudaError::Call { .. } => {
+                "nvidia-smi shows whether the GPU is well; compute-sanitizer finds what a kernel did wrong"
+            }
+            CudaError::WideHead { .. } => "use more heads (n_head), or --device=cpu",
+            CudaError::Compile { .. } | CudaError::NoAlgorithm { .. } => {
+                "this is a mistake of ours or a version that we do not know: please report it with the \
+                 output of `oxigpt devices`"
+            }
+        };
+        Some(hint.into())
+    }
+
+    /// The same error, met while executing an operator.
+    pub(super) fn during(mut self, name: &'static str) -> CudaError {
+        if let CudaError::Call { operator, .. } = &mut self {
+            operator.get_or_insert(name);
+        }
+        self
+    }
+}
+
+fn places(looked_in: &[PathBuf]) -> String {
+    let places: Vec<_> = looked_in.iter().map(|dir| dir.display().to_string()).collect();
+    if places.is_empty() { "the system's library path".into() } else { places.join(", ") }
+}
+
+fn within(operator: &Option<&str>) -> String {
+    operator.map_or_else(String::new, |operator| format!(" in `{operator}`, or before it"))
+}
+
+fn gib(bytes: usize) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}

@@ -1,0 +1,146 @@
+//! Our kernels: their sources, the variants that they are compiled in, and the modules loaded so far.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::cache::Cache;
+use super::driver::{Gpu, Kernel, Module};
+use super::error::CudaError;
+use super::nvrtc::Nvrtc;
+
+const COMMON: &str = include_str!("kernels/common.cuh");
+const ATTENTION: &str = include_str!("kernels/attention.cuh");
+
+/// A file of kernels; what is in it, and how each is launched, stands at its top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum File {
+    Attention,
+    AttentionGeneral,
+    Classifier,
+    Decode,
+    Elementwise,
+    Embed,
+    FewRows,
+    Norm,
+    Update,
+}
+
+impl File {
+    /// Its name, and the parts of its source in their order.
+    fn source(self) -> (&'static str, Vec<&'static str>) {
+        macro_rules! file {
+            ($name:literal $(after $header:ident)?) => {
+                ($name, vec![COMMON, $($header,)? include_str!(concat!("kernels/", $name))])
+            };
+        }
+        match self {
+            File::Attention => file!("attention.cu" after ATTENTION),
+            File::AttentionGeneral => file!("attention_general.cu" after ATTENTION),
+            File::Classifier => file!("classifier.cu"),
+            File::Decode => file!("decode.cu" after ATTENTION),
+            File::Elementwise => file!("elementwise.cu"),
+            File::Embed => file!("embed.cu"),
+            File::FewRows => file!("few_rows.cu"),
+            File::Norm => file!("norm.cu"),
+            File::Update => file!("update.cu"),
+        }
+    }
+}
+
+/// What an attention kernel is compiled for; see `kernels/attention.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct AttentionVariant {
+    /// Width of a head.
+    pub(super) head: usize,
+    /// Number of the kind.
+    pub(super) kind: u32,
+    /// Squarings of a polynomial.
+    pub(super) poly: u32,
+    /// Whether negative polynomials count as zero.
+    pub(super) clamp: bool,
+    /// Whether weights are dropped.
+    pub(super) dropout: bool,
+}
+
+/// A file as it is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Variant {
+    /// The file.
+    pub(super) file: File,
+    /// Its attention, if that is what is in it.
+    pub(super) attention: Option<AttentionVariant>,
+}
+
+impl From<File> for Variant {
+    fn from(file: File) -> Variant {
+        Variant { file, attention: None }
+    }
+}
+
+impl Variant {
+    fn defines(&self, bf16: bool) -> Vec<String> {
+        let bf16 = u32::from(bf16);
+        let mut defines = vec![("ACT_BF16", bf16), ("WGT_BF16", bf16)];
+        if let Some(AttentionVariant { head, kind, poly, clamp, dropout }) = self.attention {
+            let flags = [("CLAMP", u32::from(clamp)), ("DROPOUT", u32::from(dropout))];
+            defines.extend([("HEAD", head as u32), ("KIND", kind), ("POLY", poly)].into_iter().chain(flags));
+        }
+        defines.iter().map(|(name, value)| format!("-D{name}={value}")).collect()
+    }
+}
+
+/// Kernels of one plan's precision on one GPU, compiled when they are first asked for.
+pub(super) struct Kernels {
+    gpu: Arc<Gpu>,
+    nvrtc: Nvrtc,
+    architecture: String,
+    bf16: bool,
+    modules: HashMap<Variant, Module>,
+    kernels: HashMap<(Variant, &'static str), Kernel>,
+}
+
+impl Kernels {
+    pub(super) fn new(gpu: Arc<Gpu>, nvrtc: Nvrtc) -> Result<Kernels, CudaError> {
+        let architecture = nvrtc.architecture(gpu.info.capability)?;
+        let (modules, kernels) = (HashMap::new(), HashMap::new());
+        Ok(Kernels { gpu, nvrtc, architecture, bf16: false, modules, kernels })
+    }
+
+    /// From here on with activations in bfloat16, or in float32.
+    pub(super) fn set_bf16(&mut self, bf16: bool) {
+        if self.bf16 != bf16 {
+            self.bf16 = bf16;
+            self.kernels.clear();
+            self.modules.clear();
+        }
+    }
+
+    /// A kernel that will ask for so many bytes of dynamic shared memory.
+    pub(super) fn get(
+        &mut self,
+        variant: Variant,
+        name: &'static str,
+        shared_bytes: usize,
+        cache: &Cache,
+    ) -> Result<Kernel, CudaError> {
+        if let Some(kernel) = self.kernels.get(&(variant, name)) {
+            return Ok(*kernel);
+        }
+        if !self.modules.contains_key(&variant) {
+            let module = self.gpu.load(&self.compile(variant, cache)?)?;
+            self.modules.insert(variant, module);
+        }
+        let kernel = self.modules[&variant].kernel(name, shared_bytes as u32)?;
+        self.kernels.insert((variant, name), kernel);
+        Ok(kernel)
+    }
+
+    fn compile(&self, variant: Variant, cache: &Cache) -> Result<Vec<u8>, CudaError> {
+        let (name, parts) = variant.file.source();
+        let source = parts.concat();
+        let mut options = vec![format!("--gpu-architecture={}", self.architecture), "--std=c++17".into()];
+        options.extend(variant.defines(self.bf16));
+        let key = ["cubin", &self.nvrtc.version, &options.join(" "), &source];
+        cache.get_or_make(&key, || self.nvrtc.compile(name, &source, &options))
+    }
+}

@@ -1,0 +1,172 @@
+//! Linear layers, their adjoints, and the classifier: products of cuBLASLt, and what rides on them.
+
+use super::blas::{Epilogue, Matrix, Product};
+use super::driver::Argument;
+use super::error::CudaError;
+use super::kernels::File;
+use super::launch::{Grid, Launcher, NULL, int, long};
+use super::layout::Element;
+use super::operators::{column_parts, gelu_number};
+use crate::{Gelu, Op, TensorId, WeightLayout};
+
+/// Layers over so few rows, as in decoding, are limited by their weights' bytes and have a kernel of their own.
+const FEW_ROWS: usize = 8;
+
+/// Puts a linear layer or one of its adjoints on the stream.
+pub(super) fn operator(launcher: &mut Launcher, op: &Op) -> Result<(), CudaError> {
+    match *op {
+        Op::Linear { x, w, layout, bias, gelu, out } => {
+            if launcher.tensor(x).rows() <= FEW_ROWS {
+                few_rows(launcher, (x, w, layout, bias), gelu, out)
+            } else {
+                linear(launcher, (x, w, layout, bias), gelu, out)
+            }
+        }
+        Op::LinearBackwardInput { dout, w, layout, dx } => {
+            let w = in_out(launcher.weight(w), layout);
+            let (dx, dout) = (launcher.matrix(dx), launcher.matrix(dout));
+            launcher.multiply(dx, dout, w.t(), false)
+        }
+        Op::LinearBackwardWeight { dout, x, layout, dw, dbias, accumulate_w, accumulate_bias } => {
+            let (dw, x_nc, dout_no) = (launcher.matrix(dw), launcher.matrix(x), launcher.matrix(dout));
+            match layout {
+                WeightLayout::InOut => launcher.multiply(dw, x_nc.t(), dout_no, accumulate_w)?,
+                WeightLayout::OutIn => launcher.multiply(dw, dout_no.t(), x_nc, accumulate_w)?,
+            }
+            dbias.map_or(Ok(()), |dbias| column_sums(launcher, dout, dbias, accumulate_bias))
+        }
+        _ => unreachable!("not a linear layer"),
+    }
+}
+
+/// A weight as `[C, O]`, whichever way it lies.
+fn in_out(w: Matrix, layout: WeightLayout) -> Matrix {
+    match layout {
+        WeightLayout::InOut => w,
+        WeightLayout::OutIn => w.t(),
+    }
+}
+
+type Operands = (TensorId, TensorId, WeightLayout, Option<TensorId>);
+
+fn few_rows(
+    launcher: &mut Launcher,
+    (x, w, layout, bias): Operands,
+    gelu: Option<(Gelu, TensorId)>,
+    out: TensorId,
+) -> Result<(), CudaError> {
+    let (rows, c) = (launcher.tensor(x).rows(), launcher.tensor(x).width());
+    let o = launcher.tensor(out).width();
+    let (name, columns) = match layout {
+        WeightLayout::InOut => ("few_rows_in_out", 32),
+        WeightLayout::OutIn => ("few_rows_out_in", 8),
+    };
+    let (w, bias) = (Argument::Pointer(launcher.weight_address(w)), launcher.optional(bias));
+    let before = launcher.optional(gelu.map(|(_, before)| before));
+    let [out, x] = [out, x].map(|id| launcher.pointer(id));
+    let gelu = gelu_number(gelu.map(|(kind, _)| kind));
+    let arguments = [out, before, x, w, bias, int(rows), int(c), int(o), gelu];
+    launcher.kernel(File::FewRows, name, Grid::of(o.div_ceil(columns)), &arguments)
+}
+
+fn linear(
+    launcher: &mut Launcher,
+    (x, w, layout, bias): Operands,
+    gelu: Option<(Gelu, TensorId)>,
+    out: TensorId,
+) -> Result<(), CudaError> {
+    let (a, b) = (launcher.matrix(x), in_out(launcher.weight(w), layout));
+    let result = gelu.map_or(out, |(_, before)| before);
+    let plain = Product { c: launcher.matrix(result), a, b, accumulate: false, epilogue: Epilogue::None };
+    let fused = Product {
+        c: launcher.matrix(out),
+        epilogue: epilogue(launcher, bias, gelu, launcher.matrix(out)),
+        ..plain
+    };
+    if fused.epilogue != Epilogue::None && launcher.can(&fused)? {
+        return launcher.product(&fused);
+    }
+    launcher.product(&plain)?;
+    let (n, o) = (launcher.tensor(out).len(), launcher.tensor(out).width());
+    let (result, kind) = (launcher.pointer(result), gelu_number(gelu.map(|(kind, _)| kind)));
+    let activated = if gelu.is_some() { launcher.pointer(out) } else { NULL };
+    match bias {
+        Some(bias) => {
+            let arguments = [activated, result, launcher.pointer(bias), long(n), int(o), kind];
+            launcher.kernel(File::Elementwise, "bias_gelu", Grid::over(n), &arguments)
+        }
+        None if gelu.is_some() => {
+            launcher.kernel(File::Elementwise, "gelu", Grid::over(n), &[activated, result, long(n), kind])
+        }
+        None => Ok(()),
+    }
+}
+
+/// What cuBLASLt could do while it writes the product, if anything. Its GELU is the tanh approximation, computed
+/// too coarsely for float32, and keeps its operand only in rows of whole 16 bytes.
+fn epilogue(
+    launcher: &Launcher,
+    bias: Option<TensorId>,
+    gelu: Option<(Gelu, TensorId)>,
+    out: Matrix,
+) -> Epilogue {
+    let bias = bias.map(|bias| launcher.weight_address(bias));
+    let can_gelu = out.element == Element::Bf16 && out.cols.is_multiple_of(8);
+    match (gelu, bias) {
+        (None, Some(bias)) => Epilogue::Bias(bias),
+        (Some((Gelu::Tanh, before)), bias) if can_gelu => {
+            let before = launcher.address(before);
+            bias.map_or(Epilogue::Gelu { before }, |bias| Epilogue::BiasGelu { bias, before })
+        }
+        _ => Epilogue::None,
+    }
+}
+
+/// `out[c] (+)= sum over rows of x[row, c]`.
+fn column_sums(
+    launcher: &mut Launcher,
+    x: TensorId,
+    out: TensorId,
+    accumulate: bool,
+) -> Result<(), CudaError> {
+    let (rows, c) = (launcher.tensor(x).rows(), launcher.tensor(x).width());
+    let parts = column_parts(rows);
+    let grid = Grid { blocks: [c.div_ceil(256), parts, 1], ..Grid::of(1) };
+    let (partials, x) = (launcher.scratch(0), launcher.pointer(x));
+    launcher.kernel(File::Norm, "column_sums", grid, &[partials, x, int(rows), int(c)])?;
+    launcher.reduce_parts(out, 0, [parts, c, c], accumulate)
+}
+
+/// Puts a classifier on the stream: slice by slice of rows, logits, losses and their gradients in the logits' place.
+pub(super) fn classifier(launcher: &mut Launcher, op: &Op) -> Result<(), CudaError> {
+    let Op::Classifier { x, w, targets, vocab_size, logits, losses, grad } = *op else {
+        unreachable!("not a classifier")
+    };
+    let (rows, slice_rows) = (launcher.tensor(x).rows(), launcher.tensor(logits).rows());
+    let (x_nc, logits_nv, w_vc) = (launcher.matrix(x), launcher.matrix(logits), launcher.weight(w));
+    let padded = logits_nv.cols;
+    let scale = Argument::Float(grad.map_or(1.0, |grad| grad.scale as f32));
+    for start in (0..rows).step_by(slice_rows) {
+        let n = slice_rows.min(rows - start);
+        let (x_nc, logits_nv) = (rows_of(x_nc, start, n), rows_of(logits_nv, 0, n));
+        launcher.multiply(logits_nv, x_nc, w_vc.t(), false)?;
+        let row = |id| Argument::Pointer(launcher.address(id) + 4 * start as u64);
+        let (losses, targets, with_grad) = (row(losses), row(targets), int(grad.is_some().into()));
+        let arguments =
+            [launcher.pointer(logits), losses, targets, int(vocab_size), int(padded), scale, with_grad];
+        let grid = Grid { threads: 512, ..Grid::of(n) };
+        launcher.kernel(File::Classifier, "cross_entropy", grid, &arguments)?;
+        if let Some(grad) = grad {
+            let (dx, dw) = (launcher.matrix(grad.dx), launcher.matrix(grad.dw));
+            launcher.multiply(rows_of(dx, start, n), logits_nv, w_vc, false)?;
+            launcher.multiply(dw, logits_nv.t(), x_nc, grad.accumulate || start > 0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Rows `start..start + n` of a matrix.
+fn rows_of(matrix: Matrix, start: usize, n: usize) -> Matrix {
+    let address = matrix.address + (start * matrix.cols * matrix.element.bytes()) as u64;
+    Matrix { address, rows: n, ..matrix }
+}

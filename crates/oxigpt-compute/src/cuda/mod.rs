@@ -1,0 +1,266 @@
+//! The CUDA backend: one GPU, one arena in its memory, one stream.
+//!
+//! Nothing of CUDA is needed to build or to start: the driver, the compiler NVRTC and cuBLASLt are opened when a backend is
+//! made, and every one of them that is missing is an error that says where it was looked for. Matrix products are
+//! cuBLASLt's, everything else is a kernel of ours (`kernels/`), compiled for the GPU at hand and kept on disk.
+//!
+//! Operators are put on the stream and not waited for. What goes wrong in one is told by the next download. Preparing
+//! rehearses every phase on zeros: so kernels are compiled, algorithms chosen, and nothing is left to find out later.
+
+mod attention;
+mod blas;
+mod cache;
+mod devices;
+mod driver;
+mod error;
+mod kernels;
+mod launch;
+mod layout;
+mod library;
+mod linear;
+mod nvrtc;
+mod operators;
+mod tables;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use devices::{LibraryReport, Report, report};
+pub use driver::GpuInfo;
+pub use error::CudaError;
+pub use library::Library;
+
+use bytemuck::{cast_slice, cast_slice_mut};
+
+use blas::{Blas, CublasLt};
+use cache::Cache;
+use driver::{Driver, Gpu, Graph, Memory};
+use kernels::Kernels;
+use launch::Launcher;
+use layout::{Element, Layout};
+use library::Places;
+use nvrtc::Nvrtc;
+use tables::Tables;
+
+use crate::bfloat16::rounded;
+use crate::{Backend, Data, DataMut, Error, Op, PhaseId, Plan, Precision, TensorId};
+
+/// How the backend uses the machine.
+#[derive(Clone, Debug, Default)]
+pub struct CudaOptions {
+    /// Which GPU, as the driver counts them.
+    pub index: usize,
+    /// Whether products of float32 may round their operands to 10 bits of significand (TF32), which is much faster.
+    pub tf32: bool,
+    /// Where compiled kernels and chosen algorithms are kept; nowhere, if absent.
+    pub cache: Option<PathBuf>,
+}
+
+/// The CUDA backend.
+pub struct Cuda {
+    // Before what they are made of, because fields are dropped in their order.
+    prepared: Option<Prepared>,
+    kernels: Kernels,
+    blas: Blas,
+    gpu: Arc<Gpu>,
+    cache: Cache,
+    /// The first error of an operator: nothing after it means anything.
+    failure: Option<CudaError>,
+}
+
+/// A plan in the memory of the GPU.
+struct Prepared {
+    graphs: Vec<Option<Graph>>,
+    plan: Arc<Plan>,
+    layout: Layout,
+    arena: Memory,
+    copies: Memory,
+    scratch: Memory,
+    tables: Tables,
+}
+
+impl Cuda {
+    /// Opens NVIDIA's libraries and a GPU.
+    ///
+    /// # Errors
+    /// Where a library is missing or too old, or there is no such GPU.
+    pub fn new(options: CudaOptions) -> Result<Cuda, Error> {
+        Ok(Self::open(&Places::of_environment(), options)?)
+    }
+
+    fn open(places: &Places, options: CudaOptions) -> Result<Cuda, CudaError> {
+        let driver = Driver::open(places)?;
+        let major = driver.major();
+        let gpu = Gpu::open(driver, options.index)?;
+        let kernels = Kernels::new(gpu.clone(), Nvrtc::open(places, major)?)?;
+        let blas = Blas::new(gpu.clone(), CublasLt::open(places, major)?, options.tf32)?;
+        let cache = Cache::new(options.cache);
+        Ok(Cuda { prepared: None, kernels, blas, gpu, cache, failure: None })
+    }
+
+    /// The GPU.
+    pub fn gpu(&self) -> &GpuInfo {
+        &self.gpu.info
+    }
+
+    /// Bytes of the GPU's memory that nobody uses.
+    ///
+    /// # Errors
+    /// If the driver cannot say.
+    pub fn free_bytes(&self) -> Result<usize, Error> {
+        Ok(self.gpu.free_bytes()?)
+    }
+
+    fn prepared(&self) -> &Prepared {
+        self.prepared.as_ref().expect("a session prepares its backend first")
+    }
+
+    /// Puts operators on the stream.
+    fn launch<'a>(&mut self, ops: impl IntoIterator<Item = &'a Op>) {
+        let prepared = self.prepared.as_ref().expect("a session prepares its backend first");
+        let Cuda { kernels, blas, gpu, cache, failure, .. } = self;
+        let mut launcher = Launcher { gpu, kernels, blas, cache, prepared };
+        for op in ops {
+            if failure.is_some() {
+                return;
+            }
+            *failure = launcher.operator(op).err().map(|error| error.during(op.name()));
+        }
+    }
+
+    /// The error of an operator, if there was one.
+    fn check(&self) -> Result<(), CudaError> {
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Puts a phase on the stream; the first time, it is recorded.
+    fn launch_phase(&mut self, phase: PhaseId, ops: &[Op]) -> Result<(), CudaError> {
+        if self.prepared().graphs[phase.index()].is_none() {
+            let graph = self.record(ops)?;
+            let prepared = self.prepared.as_mut().expect("a session prepares its backend first");
+            prepared.graphs[phase.index()] = Some(graph);
+        }
+        self.prepared().graphs[phase.index()].as_ref().map_or(Ok(()), Graph::launch)
+    }
+
+    /// Runs every phase once on zeros, and clears what that leaves behind.
+    fn rehearse(&mut self) -> Result<(), CudaError> {
+        let plan = self.prepared().plan.clone();
+        for (_, phase) in plan.phases() {
+            self.launch(&phase.ops);
+        }
+        self.check()?;
+        self.gpu.synchronize()?;
+        let Prepared { arena, copies, .. } = self.prepared();
+        arena.zero()?;
+        copies.zero()
+    }
+
+    /// Records a phase, to be put on the stream at once from then on.
+    fn record(&mut self, ops: &[Op]) -> Result<Graph, CudaError> {
+        self.gpu.begin_capture()?;
+        self.launch(ops);
+        let graph = self.gpu.end_capture();
+        self.check()?;
+        graph
+    }
+}
+
+impl Backend for Cuda {
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn prepare(&mut self, plan: Arc<Plan>) -> Result<(), Error> {
+        // The memory of a plan before this one.
+        self.prepared = None;
+        self.kernels.set_bf16(plan.precision() == Precision::Bfloat16);
+        operators::check(&plan)?;
+        let layout = Layout::of(&plan);
+        let arena = self.gpu.allocate(layout.arena_bytes)?;
+        let copies = self.gpu.allocate(layout.copy_bytes)?;
+        let scratch = self.gpu.allocate(operators::scratch_bytes(&plan))?;
+        let addresses = |id: TensorId| {
+            (arena.at(layout.offset(id)), layout.copy(id).map_or(0, |offset| copies.at(offset)))
+        };
+        let tables = Tables::new(&self.gpu, &plan, addresses)?;
+        let graphs = plan.phases().map(|_| None).collect();
+        self.prepared = Some(Prepared { graphs, plan, layout, arena, copies, scratch, tables });
+        Ok(self.rehearse()?)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let Prepared { arena, copies, scratch, tables, .. } = self.prepared();
+        arena.bytes() + copies.bytes() + scratch.bytes() + tables.bytes() + blas::WORKSPACE_BYTES
+    }
+
+    fn upload(&mut self, tensor: TensorId, data: Data) -> Result<(), Error> {
+        let Prepared { layout, arena, copies, .. } = self.prepared();
+        let address = arena.at(layout.offset(tensor));
+        let narrowed;
+        let reals = match data {
+            Data::U32(values) => return Ok(self.gpu.write(address, cast_slice(values))?),
+            Data::F32(values) => values,
+            Data::F64(values) => {
+                narrowed = values.iter().map(|&value| value as f32).collect::<Vec<_>>();
+                &narrowed
+            }
+        };
+        let halves = || reals.iter().map(|&value| (rounded(value) >> 16) as u16).collect::<Vec<_>>();
+        if layout.element(tensor) == Element::Bf16 {
+            return Ok(self.gpu.write(address, cast_slice(&halves()))?);
+        }
+        self.gpu.write(address, cast_slice(reals))?;
+        if let Some(offset) = layout.copy(tensor) {
+            self.gpu.write(copies.at(offset), cast_slice(&halves()))?;
+        }
+        Ok(())
+    }
+
+    fn download(&self, tensor: TensorId, data: DataMut) -> Result<(), Error> {
+        self.check()?;
+        let Prepared { plan, layout, arena, .. } = self.prepared();
+        let (address, len) = (arena.at(layout.offset(tensor)), plan.tensor(tensor).len());
+        let is_bf16 = layout.element(tensor) == Element::Bf16;
+        let read = |values: &mut [f32]| {
+            if !is_bf16 {
+                return self.gpu.read(address, cast_slice_mut(values));
+            }
+            let mut halves = vec![0u16; len];
+            self.gpu.read(address, cast_slice_mut(&mut halves))?;
+            let wide = halves.iter().map(|&half| f32::from_bits(u32::from(half) << 16));
+            values.iter_mut().zip(wide).for_each(|(value, wide)| *value = wide);
+            Ok(())
+        };
+        match data {
+            DataMut::F32(out) => read(out)?,
+            DataMut::F64(out) => {
+                let mut values = vec![0f32; len];
+                read(&mut values)?;
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = value.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, op: &Op) {
+        self.launch([op]);
+    }
+
+    fn run(&mut self, phase: PhaseId, ops: &[Op]) {
+        if self.failure.is_none() {
+            self.failure = self.launch_phase(phase, ops).err();
+        }
+    }
+
+    fn wait(&self) -> Result<(), Error> {
+        self.check()?;
+        Ok(self.gpu.synchronize()?)
+    }
+}
+
+/// Bytes that a plan takes of a GPU's memory.
+pub fn memory_bytes(plan: &Plan) -> usize {
+    let layout = Layout::of(plan);
+    layout.arena_bytes + layout.copy_bytes + operators::scratch_bytes(plan) + blas::WORKSPACE_BYTES
+}
