@@ -3,7 +3,7 @@
 use super::driver::Argument;
 use super::error::CudaError;
 use super::kernels::{AttentionVariant, File, Variant};
-use super::launch::{BLOCK, Grid, Launcher, int};
+use super::launch::{BLOCK, Grid, Launcher, NULL, int};
 use super::layout::Element;
 use crate::{AttentionKind, Dropout, Op, Plan, TensorId};
 
@@ -132,7 +132,8 @@ fn backward(
     let [qkv, out, lse, dout, dqkv] = [qkv, out, lse, dout, dqkv].map(|id| launcher.pointer(id));
     let (rows, t, heads) = (sizes.batch * sizes.t, int(sizes.t), int(sizes.heads));
     let grid = Grid::of((rows * sizes.heads).div_ceil(8));
-    launcher.kernel(variant, "attention_delta", grid, &[delta, out, dout, int(rows), t, heads])?;
+    let arguments = [delta, out, dout, int(rows), t, heads, int(sizes.d)];
+    launcher.kernel(File::Elementwise, "attention_delta", grid, &arguments)?;
     let scale = sizes.scale();
     let arguments = [dqkv, qkv, dout, lse, delta, t, heads, scale, out_scale, rng, site, threshold, keep];
     for (name, bytes) in [
@@ -158,8 +159,8 @@ fn cached(
     let grid = Grid { blocks: [Grid::over(c).blocks[0], t, batch], ..Grid::over(c) };
     let arguments = [k_cache, v_cache, qkv, position, int(t), int(s), int(c)];
     launcher.kernel(variant, "write_cache", grid, &arguments)?;
-    let grid = Grid { blocks: [t, heads, batch], threads: BLOCK, shared_bytes: 8 * (d + 2) * 4 };
+    let grid = Grid { blocks: [t, heads, batch], threads: BLOCK, shared_bytes: (s + 8 * d) * 4 };
     let arguments =
-        [out, qkv, k_cache, v_cache, position, int(t), int(s), int(heads), sizes.scale(), out_scale];
+        [out, qkv, k_cache, v_cache, position, int(t), int(s), int(heads), sizes.scale(), out_scale, NULL];
     launcher.kernel(variant, "cached_attention", grid, &arguments)
 }

@@ -133,7 +133,8 @@ impl Launcher<'_> {
                 let (rows, c) = (self.tensor(x).rows(), self.tensor(x).width());
                 let warps = (8192 / c).clamp(1, 8);
                 let blocks = [rows.div_ceil(warps), 1, 1];
-                let grid = Grid { blocks, threads: 32 * warps, shared_bytes: warps * c * 4 };
+                let grid =
+                    Grid { blocks, threads: 32 * warps, shared_bytes: 4 * warps * c.next_multiple_of(8) };
                 let [delta, sum] = [residual.map(|r| r.0), residual.map(|r| r.1)].map(|id| self.optional(id));
                 let [out, mean, rstd, x, weight] = [out, mean, rstd, x, weight].map(|id| self.pointer(id));
                 let bias = self.optional(bias);
@@ -143,7 +144,7 @@ impl Launcher<'_> {
             Op::LayerNormBackward { dout, addend, x, weight, mean, rstd, dx, dweight, dbias, accumulate } => {
                 let (rows, c) = (self.tensor(x).rows(), self.tensor(x).width());
                 let parts = norm_parts(rows);
-                let grid = Grid { shared_bytes: 2 * c * 4, ..Grid::of(parts) };
+                let grid = Grid { shared_bytes: 8 * c.next_multiple_of(8), ..Grid::of(parts) };
                 let partials = self.scratch(0);
                 let addend = self.optional(addend);
                 let [dx, dout, x, weight] = [dx, dout, x, weight].map(|id| self.pointer(id));
@@ -211,7 +212,7 @@ impl Launcher<'_> {
                 let (partials, norm) = (self.scratch(0), self.pointer(*norm));
                 self.kernel(File::Update, "squares", Grid::of(n_chunks), &[partials, slots, chunks])?;
                 let grid = Grid { threads: 1024, ..Grid::of(1) };
-                self.kernel(File::Update, "norm", grid, &[norm, partials, int(n_chunks)])
+                self.kernel(File::Update, "grad_norm", grid, &[norm, partials, int(n_chunks)])
             }
             Op::AdamW { norm, schedule, config, .. } => {
                 let [norm, schedule] = [*norm, *schedule].map(|id| self.pointer(id));
