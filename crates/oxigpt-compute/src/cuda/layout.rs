@@ -101,11 +101,17 @@ fn activations(op: &Op) -> Vec<TensorId> {
         }
         Op::LinearBackwardInput { dout, dx, .. } => vec![dout, dx],
         Op::LinearBackwardWeight { dout, x, .. } => vec![dout, x],
-        Op::Gelu { x, out, .. } | Op::Dropout { x, out, .. } | Op::SelectRow { x, out, .. } => vec![x, out],
+        Op::Scale { x, out, .. }
+        | Op::Gelu { x, out, .. }
+        | Op::Dropout { x, out, .. }
+        | Op::SelectRow { x, out, .. } => vec![x, out],
         Op::GeluBackward { x, dout, dx, .. } => vec![x, dout, dx],
         Op::Attention { qkv, out, .. } => vec![qkv, out],
         Op::AttentionBackward { qkv, out, dout, dqkv, .. } => vec![qkv, out, dout, dqkv],
         Op::CachedAttention { qkv, k_cache, v_cache, out, .. } => vec![qkv, k_cache, v_cache, out],
+        Op::SquaredError { x, target, grad, .. } => {
+            [x, target].into_iter().chain(grad.map(|g| g.dx)).collect()
+        }
         Op::Classifier { x, logits, grad, .. } => [x, logits].into_iter().chain(grad.map(|g| g.dx)).collect(),
         Op::GradNorm { .. } | Op::AdamW { .. } => Vec::new(),
     }
@@ -137,7 +143,7 @@ mod tests {
         let x = b.embed(tokens, None, wte, wpe);
         let y = b.linear(x, LinearWeights { w, bias: Some(bias) });
         let losses = b.classifier(y, wte, targets, 50);
-        b.backward(losses, 1.0);
+        b.backward(&[(losses, 1.0)]);
         let plan = b.finish();
         let wide = Layout::of(&plan);
         let narrow = Layout::of(&plan.with_precision(Precision::Bfloat16));

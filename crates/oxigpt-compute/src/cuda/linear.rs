@@ -157,9 +157,12 @@ pub(super) fn classifier(launcher: &mut Launcher, op: &Op) -> Result<(), CudaErr
         let grid = Grid { threads: 512, ..Grid::of(n) };
         launcher.kernel(File::Classifier, "cross_entropy", grid, &arguments)?;
         if let Some(grad) = grad {
-            let (dx, dw) = (launcher.matrix(grad.dx), launcher.matrix(grad.dw));
+            let dx = launcher.matrix(grad.dx);
             launcher.multiply(rows_of(dx, start, n), logits_nv, w_vc, false)?;
-            launcher.multiply(dw, logits_nv.t(), x_nc, grad.accumulate || start > 0)?;
+            if let Some(dw) = grad.dw {
+                let (dw, accumulate) = (launcher.matrix(dw), grad.accumulate || start > 0);
+                launcher.multiply(dw, logits_nv.t(), x_nc, accumulate)?;
+            }
         }
     }
     Ok(())

@@ -84,6 +84,19 @@ impl Launcher<'_> {
                 let [out, a, b] = [out, a, b].map(|id| self.pointer(id));
                 self.kernel(FILE, "add", grid, &[out, a, b, n])
             }
+            Op::Scale { x, factor, out } => {
+                let (n, grid) = (long(n(self, out)), Grid::over(n(self, out)));
+                let [out, x] = [out, x].map(|id| self.pointer(id));
+                self.kernel(FILE, "scale", grid, &[out, x, n, Argument::Float(factor as f32)])
+            }
+            Op::SquaredError { x, target, losses, grad } => {
+                let (rows, c) = (self.tensor(x).rows(), self.tensor(x).width());
+                let dx = self.optional(grad.map(|grad| grad.dx));
+                let scale = Argument::Float(grad.map_or(0.0, |grad| 2.0 * grad.scale as f32 / c as f32));
+                let [losses, x, target] = [losses, x, target].map(|id| self.pointer(id));
+                let arguments = [dx, losses, x, target, int(rows), int(c), scale];
+                self.kernel(FILE, "squared_error", Grid::of(rows.div_ceil(8)), &arguments)
+            }
             Op::Gelu { x, kind, out } => {
                 let (n, grid) = (long(n(self, out)), Grid::over(n(self, out)));
                 let [out, x] = [out, x].map(|id| self.pointer(id));
@@ -151,8 +164,11 @@ impl Launcher<'_> {
                 let [mean, rstd] = [mean, rstd].map(|id| self.pointer(id));
                 let arguments = [dx, partials, dout, addend, x, weight, mean, rstd, int(rows), int(c)];
                 self.kernel(File::Norm, "layer_norm_backward", grid, &arguments)?;
-                self.reduce_parts(dweight, 0, [parts, 2 * c, c], accumulate)?;
-                dbias.map_or(Ok(()), |dbias| self.reduce_parts(dbias, c, [parts, 2 * c, c], accumulate))
+                let mut sum_up = |out: Option<TensorId>, first| {
+                    out.map_or(Ok(()), |out| self.reduce_parts(out, first, [parts, 2 * c, c], accumulate))
+                };
+                sum_up(dweight, 0)?;
+                sum_up(dbias, c)
             }
             _ => unreachable!("not a layer norm"),
         }

@@ -20,6 +20,10 @@
 // attention_delta  grid ceil(rows * heads / 8), block 256
 //   (float* delta, const act* out, const act* dout, int rows, int t, int heads, int d)
 //   delta [B, H, T] = sum over each head of out * dout; rows = B*T. What softmax's adjoint subtracts.
+// scale            grid ceil(n / 2048), block 256   (act* out, const act* x, long long n, float factor)
+// squared_error    grid ceil(rows / 8), block 256
+//   (act* dx, float* losses, const act* x, const act* target, int rows, int c, float factor)
+//   losses[n] = mean over c of (x - target)^2; dx = factor * (x - target), unless it is null.
 // to_bf16          grid ceil(n / 2048), block 256   (bf16* out, const float* x, long long n)
 // to_float         grid ceil(n / 2048), block 256   (float* out, const bf16* x, long long n)
 
@@ -35,6 +39,39 @@ extern "C" __global__ void __launch_bounds__(256) add(act* out, const act* a, co
 #pragma unroll
     for (int k = 0; k < UNIT; k++) x[k] += y[k];
     store8(out + i, x, n - i);
+}
+
+extern "C" __global__ void __launch_bounds__(256) scale(act* out, const act* x, long long n, float factor) {
+    const long long i = own_unit();
+    if (i >= n) return;
+    float v[UNIT];
+    load8(v, x + i, n - i);
+#pragma unroll
+    for (int k = 0; k < UNIT; k++) v[k] *= factor;
+    store8(out + i, v, n - i);
+}
+
+// A warp a row.
+extern "C" __global__ void __launch_bounds__(256)
+squared_error(act* dx, float* losses, const act* x, const act* target, int rows, int c, float factor) {
+    const int row = blockIdx.x * 8 + threadIdx.x / 32;
+    if (row >= rows) return;
+    const size_t start = (size_t)row * c;
+    float sum = 0.0f;
+    for (int i = threadIdx.x % 32 * UNIT; i < c; i += 32 * UNIT) {
+        float v[UNIT], w[UNIT];
+        load8(v, x + start + i, c - i);
+        load8(w, target + start + i, c - i);
+#pragma unroll
+        for (int k = 0; k < UNIT; k++) {
+            const float difference = i + k < c ? v[k] - w[k] : 0.0f;
+            sum += difference * difference;
+            v[k] = factor * difference;
+        }
+        if (dx) store8(dx + start + i, v, c - i);
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) losses[row] = sum / c;
 }
 
 extern "C" __global__ void __launch_bounds__(256) gelu(act* out, const act* x, long long n, int gelu) {
