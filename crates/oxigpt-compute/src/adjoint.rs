@@ -162,10 +162,11 @@ impl Builder {
                 self.push(Op::GeluBackward { x, kind, dout, dx });
                 self.contribute(walk, x, dx);
             }
-            Op::Attention { qkv, n_head, kind, dropout, out, lse } => {
+            Op::Attention { qkv, n_head, kind, dropout, out, lse, range: _ } => {
                 let Some(&dout) = walk.grads.get(&out) else { return };
                 let dqkv = self.like("d_attention", qkv);
-                self.push(Op::AttentionBackward { qkv, out, lse, dout, n_head, kind, dropout, dqkv });
+                let softmax = lse.map(|lse| (out, lse));
+                self.push(Op::AttentionBackward { qkv, softmax, dout, n_head, kind, dropout, dqkv });
                 self.contribute(walk, qkv, dqkv);
             }
             Op::Dropout { x, dropout, out } => {

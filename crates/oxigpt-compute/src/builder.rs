@@ -251,7 +251,7 @@ impl Builder {
         result
     }
 
-    /// Causal self-attention: `[B, T, 3C]` to `[B, T, C]`.
+    /// Causal self-attention: `[B, T, 3C]` to `[B, T, C]`. Polynomials also keep, as an output, how far their scores go.
     pub fn attention(
         &mut self,
         qkv: TensorId,
@@ -262,17 +262,20 @@ impl Builder {
         let (batch, t, c) = (self.shape(qkv)[0], self.shape(qkv)[1], self.width(qkv) / 3);
         assert_eq!(c % n_head, 0, "width not divisible by heads");
         let out = self.activation("attention", &[batch, t, c]);
-        let lse = self.activation("lse", &[batch, n_head, t]);
-        self.push(Op::Attention { qkv, n_head, kind, dropout, out, lse });
+        let rows = [batch, n_head, t, 2];
+        let lse = (kind == AttentionKind::Softmax).then(|| self.activation("lse", &rows[..3]));
+        let range = kind.lowest_score().map(|_| self.tensor("score_range", &rows, Dtype::Real, Role::Output));
+        self.push(Op::Attention { qkv, n_head, kind, dropout, out, lse, range });
         out
     }
 
-    /// Attention of new positions over a cache of keys and values, `[B, S, C]` each.
+    /// Attention of new positions over a cache of keys and values, `[B, S, C]` each. `lengths` is for kinds that depend
+    /// on the length of the whole text, `[B]` counters, and no other heeds it.
     pub fn cached_attention(
         &mut self,
         qkv: TensorId,
         (k_cache, v_cache): (TensorId, TensorId),
-        position: TensorId,
+        (position, lengths): (TensorId, Option<TensorId>),
         n_head: usize,
         kind: AttentionKind,
     ) -> TensorId {
@@ -283,8 +286,15 @@ impl Builder {
         assert_eq!(self.shape(v_cache), [batch, cached, c], "cache of another shape");
         assert!(t <= cached, "more new positions than the cache holds");
         self.assert_below(position, cached - t + 1);
+        let lengths = lengths.filter(|_| kind.depends_on_length());
+        assert_eq!(
+            lengths.is_some(),
+            kind.depends_on_length(),
+            "attention without the lengths that it depends on"
+        );
+        assert!(lengths.is_none_or(|lengths| *self.shape(lengths) == [batch]), "one length a sequence");
         let out = self.activation("cached_attention", &[batch, t, c]);
-        self.push(Op::CachedAttention { qkv, k_cache, v_cache, position, n_head, kind, out });
+        self.push(Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, n_head, kind, out });
         out
     }
 

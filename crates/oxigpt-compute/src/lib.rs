@@ -8,6 +8,7 @@
 
 mod adjoint;
 mod arena;
+mod attention_kind;
 mod backend;
 mod bfloat16;
 mod builder;
@@ -24,13 +25,13 @@ mod session;
 mod storage;
 mod tensor;
 
+pub use attention_kind::{Activation, AttentionError, AttentionKind, AttentionScale};
 pub use backend::{Backend, Data, DataMut};
 pub use builder::{Builder, LinearWeights, NormWeights};
 pub use cost::Cost;
 pub use error::Error;
 pub use op::{
-    AdamWConfig, AdamWSlot, AttentionKind, ClassifierGrad, Dropout, Gelu, Op, Operands, SquaredErrorGrad,
-    WeightLayout,
+    AdamWConfig, AdamWSlot, ClassifierGrad, Dropout, Gelu, Op, Operands, SquaredErrorGrad, WeightLayout,
 };
 pub use plan::{Phase, PhaseId, Plan};
 pub use session::{OpTime, Session};

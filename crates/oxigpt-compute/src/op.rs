@@ -3,7 +3,7 @@
 //! Legend for shapes: B batch, T positions, N = B*T rows, C width, O output width, H heads, D = C/H,
 //! V vocabulary, Vp vocabulary padded, S cached positions.
 
-use crate::TensorId;
+use crate::{AttentionKind, TensorId};
 
 /// Which Gaussian error linear unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +21,6 @@ pub enum WeightLayout {
     InOut,
     /// `[O, C]`, as an embedding table used for output: `y = x W^T`.
     OutIn,
-}
-
-/// How a score becomes an attention weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionKind {
-    /// `softmax_j(q_i . k_j / sqrt D)` over `j <= i` (Vaswani et al. 2017, section 3.2.1).
-    Softmax,
 }
 
 /// Inverted dropout: an element is kept with probability `1 - p` and then scaled by `1 / (1 - p)`.
@@ -249,8 +242,9 @@ pub enum Op {
         /// Gradient of `x`.
         dx: TensorId,
     },
-    /// Causal self-attention over all heads. Row `(b,t)` of `qkv` holds q, k, v, each C wide; head h owns
-    /// columns `h*D..(h+1)*D` of each.
+    /// Causal self-attention over all heads: `out_i = sum_{j <= i} m_ij a_ij v_j`, the weights `a` of a kind, `m` the
+    /// factors of dropout. Row `(b,t)` of `qkv` holds q, k, v, each C wide; head h owns columns `h*D..(h+1)*D` of each.
+    /// The length of the text, which [`AttentionScale::Length`](crate::AttentionScale::Length) divides by, is T.
     Attention {
         /// `[B, T, 3C]`.
         qkv: TensorId,
@@ -262,17 +256,25 @@ pub enum Op {
         dropout: Option<Dropout>,
         /// `[B, T, C]`.
         out: TensorId,
-        /// `[B, H, T]` natural logarithm of each row's sum of exponentials (Dao et al. 2022, algorithm 1).
-        lse: TensorId,
+        /// `[B, H, T]` natural logarithm of each row's sum of exponentials (Dao et al. 2022, algorithm 1). Softmax
+        /// alone has it.
+        lse: Option<TensorId>,
+        /// `[B, H, T, 2]` of the scores `z_ij`, `j <= i`, of each row: how many are below
+        /// [`AttentionKind::lowest_score`], and the lowest of all, before any clamping. Polynomials alone have it, and no
+        /// operator reads it.
+        range: Option<TensorId>,
     },
-    /// Adjoint of `Attention`; the weights are computed again from `lse`.
+    /// Adjoint of `Attention`; the weights are computed again.
+    ///
+    /// `dv_j = sum_i m_ij a_ij dout_i`; `da_ij = m_ij dout_i . v_j`; for softmax `dz_ij = a_ij (da_ij - sum_l a_il da_il)`,
+    /// else `dz_ij` is `da_ij` times the derivative of `a_ij` in its score (0 at the kink of a `max`, and where a clamped
+    /// polynomial is cut off). With `s = 1 / sqrt D`, Gaussian kinds have `dq_i = s sum_j dz_ij (k_j - q_i)` and
+    /// `dk_j = s sum_i dz_ij (q_i - k_j)`, the others the same without the subtrahends.
     AttentionBackward {
         /// `[B, T, 3C]`.
         qkv: TensorId,
-        /// `[B, T, C]` what `Attention` gave.
-        out: TensorId,
-        /// `[B, H, T]`.
-        lse: TensorId,
+        /// What `Attention` gave, `[B, T, C]`, and `lse`, `[B, H, T]`: softmax alone reads them.
+        softmax: Option<(TensorId, TensorId)>,
         /// `[B, T, C]`.
         dout: TensorId,
         /// Heads.
@@ -295,6 +297,9 @@ pub enum Op {
         v_cache: TensorId,
         /// `[1]` U32; `position + T <= S`.
         position: TensorId,
+        /// `[B]` U32, at least 1: tokens of each whole text, which [`AttentionScale::Length`](crate::AttentionScale::Length)
+        /// divides by; a kind of another scale has none.
+        lengths: Option<TensorId>,
         /// Heads.
         n_head: usize,
         /// How scores become weights.
@@ -436,16 +441,23 @@ impl Op {
             }
             Op::Gelu { x, out, .. } => (vec![Some(*x)], vec![Some(*out)]),
             Op::GeluBackward { x, dout, dx, .. } => (vec![Some(*x), Some(*dout)], vec![Some(*dx)]),
-            Op::Attention { qkv, dropout, out, lse, .. } => {
-                (vec![Some(*qkv), dropout.map(|d| d.rng)], vec![Some(*out), Some(*lse)])
+            Op::Attention { qkv, dropout, out, lse, range, .. } => {
+                (vec![Some(*qkv), dropout.map(|d| d.rng)], vec![Some(*out), *lse, *range])
             }
-            Op::AttentionBackward { qkv, out, lse, dout, dropout, dqkv, .. } => (
-                vec![Some(*qkv), Some(*out), Some(*lse), Some(*dout), dropout.map(|d| d.rng)],
+            Op::AttentionBackward { qkv, softmax, dout, dropout, dqkv, .. } => (
+                vec![
+                    Some(*qkv),
+                    softmax.map(|s| s.0),
+                    softmax.map(|s| s.1),
+                    Some(*dout),
+                    dropout.map(|d| d.rng),
+                ],
                 vec![Some(*dqkv)],
             ),
-            Op::CachedAttention { qkv, k_cache, v_cache, position, out, .. } => {
-                (vec![Some(*qkv), Some(*position)], vec![Some(*k_cache), Some(*v_cache), Some(*out)])
-            }
+            Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, out, .. } => (
+                vec![Some(*qkv), Some(*position), *lengths],
+                vec![Some(*k_cache), Some(*v_cache), Some(*out)],
+            ),
             Op::Dropout { x, dropout, out } => (vec![Some(*x), Some(dropout.rng)], vec![Some(*out)]),
             Op::Classifier { x, w, targets, logits, losses, grad, .. } => (
                 vec![Some(*x), Some(*w), Some(*targets)],

@@ -21,12 +21,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut all = Vec::new();
     for row in &rows {
         let mut of_row = Vec::new();
-        for (position, &token) in row.iter().enumerate() {
+        for fed in 1..=row.len() {
             let mut logits = Vec::new();
-            match position {
-                0 => decoder.prefill(&mut session, &[token], &mut logits)?,
-                _ => decoder.decode(&mut session, token, position, &mut logits)?,
-            }
+            decoder.decode(&mut session, &row[..fed], &mut logits)?;
             of_row.push(logits);
         }
         all.push(of_row);

@@ -4,6 +4,9 @@
 //! always has the same length: the last is begun early enough to end within `block_size`, and filled up with
 //! token 0 behind the prompt. What this leaves in the cache behind the prompt is overwritten before it is
 //! attended to.
+//!
+//! Where attention depends on the length of the whole text, what was cached of a shorter text is wrong: every new token
+//! then has the whole text fed again, with its length as an input.
 
 use std::ops::ControlFlow;
 
@@ -22,6 +25,8 @@ pub struct Decoder {
     block_size: usize,
     vocab_size: usize,
     padded_vocab_size: usize,
+    /// `[1]` U32: tokens of the whole text, where attention depends on it.
+    length: Option<TensorId>,
     prefill: Feed,
     decode: Feed,
 }
@@ -65,12 +70,16 @@ impl Decoder {
         let shape = [1, config.block_size, config.n_embd];
         let mut cache = |kind: &str, layer: usize| b.cache(&format!("h.{layer}.{kind}_cache"), &shape);
         let caches: Vec<_> = (0..config.n_layer).map(|l| (cache("k", l), cache("v", l))).collect();
+        let length = config.attention.depends_on_length().then(|| b.counters("text_length", &[1]));
+        let mut feed =
+            |name: &str, len: usize| Feed::declare(b, config, weights, (&caches, length), (name, len));
         Decoder {
             block_size: config.block_size,
             vocab_size: config.vocab_size,
             padded_vocab_size: config.padded_vocab_size(),
-            prefill: Feed::declare(b, config, weights, &caches, "prefill", CHUNK.min(config.block_size)),
-            decode: Feed::declare(b, config, weights, &caches, "decode", 1),
+            length,
+            prefill: feed("prefill", CHUNK.min(config.block_size)),
+            decode: feed("decode", 1),
         }
     }
 
@@ -92,6 +101,9 @@ impl Decoder {
     /// Forgets what was cached and feeds `tokens` (at least one, at most `block_size`) from position 0. Gives
     /// the logits after the last of them.
     pub fn prefill(&self, session: &mut Session, tokens: &[u32], logits: &mut Vec<f64>) -> Result<(), Error> {
+        if let Some(length) = self.length {
+            session.upload(length, Data::U32(&[tokens.len() as u32]))?;
+        }
         let chunk = self.prefill.len;
         let mut fed = 0;
         while fed < tokens.len() {
@@ -103,15 +115,14 @@ impl Decoder {
         self.logits(session, &self.prefill, logits)
     }
 
-    /// Feeds one token behind the `position` tokens cached. Gives the logits after it.
-    pub fn decode(
-        &self,
-        session: &mut Session,
-        token: u32,
-        position: usize,
-        logits: &mut Vec<f64>,
-    ) -> Result<(), Error> {
-        self.decode.run(session, &[token], position)?;
+    /// Feeds the last of `tokens` (at least one, at most `block_size`), of which the others have been fed before; or all
+    /// of them again, where attention depends on the length of the text. Gives the logits after the last.
+    pub fn decode(&self, session: &mut Session, tokens: &[u32], logits: &mut Vec<f64>) -> Result<(), Error> {
+        if self.length.is_some() {
+            return self.prefill(session, tokens, logits);
+        }
+        let last = tokens.len() - 1;
+        self.decode.run(session, &tokens[last..], last)?;
         self.logits(session, &self.decode, logits)
     }
 
@@ -128,16 +139,15 @@ impl Feed {
         b: &mut Builder,
         config: &ModelConfig,
         weights: &Weights,
-        caches: &[(TensorId, TensorId)],
-        name: &str,
-        len: usize,
+        (caches, length): (&[(TensorId, TensorId)], Option<TensorId>),
+        (name, len): (&str, usize),
     ) -> Feed {
         let phase = b.begin(name);
         let tokens = b.input_u32(&format!("{name}_tokens"), &[1, len], config.vocab_size as u32);
         let last_position = (config.block_size - len) as u32;
         let position = b.input_u32(&format!("{name}_position"), &[1], last_position + 1);
         let mut x_btc = forward(b, config, weights, tokens, Some(position), None, |b, layer, qkv_bt3c| {
-            b.cached_attention(qkv_bt3c, caches[layer], position, config.n_head, config.attention)
+            b.cached_attention(qkv_bt3c, caches[layer], (position, length), config.n_head, config.attention)
         });
         let row = (len > 1).then(|| b.input_u32(&format!("{name}_row"), &[1], len as u32));
         if let Some(row) = row {
@@ -183,7 +193,7 @@ pub fn generate(
         if new == 0 || begin > 0 {
             decoder.prefill(session, window, &mut logits)?;
         } else {
-            decoder.decode(session, window[window.len() - 1], window.len() - 1, &mut logits)?;
+            decoder.decode(session, window, &mut logits)?;
         }
         logits.truncate(options.words.unwrap_or(logits.len()));
         let token = sample(&logits, options.temperature, options.top_k, random.uniform())

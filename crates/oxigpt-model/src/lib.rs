@@ -26,7 +26,7 @@ pub use formats::{
 };
 pub use gpt::{Site, dropout_at, forward};
 pub use init::Initial;
-pub use oxigpt_compute::{AdamWConfig, AttentionKind, Gelu};
+pub use oxigpt_compute::{Activation, AdamWConfig, AttentionError, AttentionKind, AttentionScale, Gelu};
 pub use plans::{Evaluate, TrainPhases, TrainPlan, TrainShape, decode_plan, eval_plan, score_plan};
 pub use sampling::sample;
 pub use scorer::Scorer;

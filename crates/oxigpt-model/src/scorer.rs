@@ -5,6 +5,9 @@
 //!
 //! Tokens are fed in pieces of a few fixed lengths. A piece that would reach behind the last position begins earlier;
 //! what lies behind the end of a sequence is token 0, whose keys are overwritten before anything attends to them.
+//!
+//! Where attention depends on the length of the whole text, nothing can be shared: every sequence is then scored from its
+//! beginning, at its own length.
 
 use std::iter::once;
 use std::ops::Range;
@@ -21,6 +24,8 @@ const LENGTHS: [usize; 13] = [4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128]
 pub struct Scorer {
     batch_size: usize,
     positions: usize,
+    /// `[batch_size]` U32: tokens that are fed of each sequence, where attention depends on it.
+    lengths: Option<TensorId>,
     read: Vec<Piece>,
     score: Vec<Piece>,
 }
@@ -54,12 +59,15 @@ impl Scorer {
         let caches: Vec<_> = (0..config.n_layer).map(|l| (cache("k", l), cache("v", l))).collect();
         let longest = positions.min(LENGTHS[LENGTHS.len() - 1]);
         let lengths = || LENGTHS.into_iter().filter(|&len| len < longest).chain(once(longest));
+        let text_lengths =
+            config.attention.depends_on_length().then(|| b.counters("scored_lengths", &[batch_size]));
         let mut piece = |len, classify| {
-            Piece::declare(b, config, weights, &caches, ([batch_size, len], positions), classify)
+            let shape = ([batch_size, len], positions);
+            Piece::declare(b, config, weights, (&caches, text_lengths), shape, classify)
         };
         let read = lengths().map(|len| piece(len, false)).collect();
         let score = lengths().map(|len| piece(len, true)).collect();
-        Scorer { batch_size, positions, read, score }
+        Scorer { batch_size, positions, lengths: text_lengths, read, score }
     }
 
     /// Sequences side by side.
@@ -85,6 +93,9 @@ impl Scorer {
         rows: &[R],
         columns: Range<usize>,
     ) -> Result<(), Error> {
+        if self.lengths.is_some() {
+            return Ok(());
+        }
         self.feed(session, &self.read, rows, columns, &mut |_, _| ())
     }
 
@@ -103,9 +114,20 @@ impl Scorer {
         targets: Range<usize>,
     ) -> Result<Vec<Vec<f32>>, Error> {
         assert!(targets.start > 0, "nothing stands before the first token");
+        let first = targets.start - 1;
+        let mut columns = first..targets.end - 1;
+        if let Some(lengths) = self.lengths {
+            columns.start = 0;
+            let fed = |row: &R| row.as_ref().len().min(targets.end).saturating_sub(1).max(1) as u32;
+            let mut fed: Vec<u32> = rows.iter().map(fed).collect();
+            fed.resize(self.batch_size, 1);
+            session.upload(lengths, Data::U32(&fed))?;
+        }
         let mut losses = vec![Vec::new(); rows.len()];
-        self.feed(session, &self.score, rows, targets.start - 1..targets.end - 1, &mut |row, loss| {
-            losses[row].push(loss);
+        self.feed(session, &self.score, rows, columns, &mut |(row, column), loss| {
+            if column >= first {
+                losses[row].push(loss);
+            }
         })?;
         Ok(losses)
     }
@@ -117,7 +139,7 @@ impl Scorer {
         pieces: &[Piece],
         rows: &[R],
         columns: Range<usize>,
-        tell: &mut dyn FnMut(usize, f32),
+        tell: &mut dyn FnMut((usize, usize), f32),
     ) -> Result<(), Error> {
         assert!(rows.len() <= self.batch_size, "more sequences than lie side by side");
         assert!(columns.end <= self.positions, "more columns than positions");
@@ -130,7 +152,7 @@ impl Scorer {
             let losses = piece.run(session, self.batch_size, rows, start)?;
             for (row, losses) in losses.chunks_exact(piece.len).take(rows.len()).enumerate() {
                 let end = end.min(rows[row].as_ref().len().saturating_sub(1));
-                (fed..end).for_each(|column| tell(row, losses[column - start]));
+                (fed..end).for_each(|column| tell((row, column), losses[column - start]));
             }
             fed = end;
         }
@@ -143,7 +165,7 @@ impl Piece {
         b: &mut Builder,
         config: &ModelConfig,
         weights: &Weights,
-        caches: &[(TensorId, TensorId)],
+        (caches, lengths): (&[(TensorId, TensorId)], Option<TensorId>),
         (shape, positions): ([usize; 2], usize),
         classify: bool,
     ) -> Piece {
@@ -153,7 +175,7 @@ impl Piece {
         let tokens_bt = b.input_u32(&format!("{name}_tokens"), &shape, limit);
         let position = b.input_u32(&format!("{name}_position"), &[1], (positions - len) as u32 + 1);
         let x_btc = forward(b, config, weights, tokens_bt, Some(position), None, |b, layer, qkv_bt3c| {
-            b.cached_attention(qkv_bt3c, caches[layer], position, config.n_head, config.attention)
+            b.cached_attention(qkv_bt3c, caches[layer], (position, lengths), config.n_head, config.attention)
         });
         let classified = classify.then(|| {
             let targets_bt = b.input_u32(&format!("{name}_targets"), &shape, limit);

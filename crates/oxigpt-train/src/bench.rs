@@ -216,9 +216,8 @@ fn decode(
         for i in 0..if timed { n_tokens } else { 1 } {
             let at = i % rest.len().max(1);
             let began = Instant::now();
-            let token = rest.get(at).or(prompt.first()).copied().unwrap_or(0);
-            let position = (prompt.len() + at).min(config.block_size - 1);
-            decoder.decode(session, token, position, &mut logits)?;
+            let text = &tokens[..(prompt.len() + at + 1).min(tokens.len())];
+            decoder.decode(session, text, &mut logits)?;
             if timed {
                 decoding.token_ms.push(began.elapsed().as_secs_f64() * 1e3);
             }

@@ -110,8 +110,12 @@ settings! {
         bias: bool = false;
         /// by the tanh approximation (GPT-2), or exact (nanoGPT)
         gelu: Gelu = Gelu::Erf;
-        /// how attention scores become weights
+        /// how attention scores become weights: softmax, gaussian, gaussian-poly-N, pointwise-F
         attn_type: String = "softmax".to_owned();
+        /// what pointwise weights are divided by: block (block_size), position (keys seen), length (of the text)
+        attn_scale: String = "block".to_owned();
+        /// whether weights of gaussian-poly-N are zero below its range, where they would grow again
+        attn_clamp: bool = false;
     }
     "Optimizer" {
         /// highest learning rate

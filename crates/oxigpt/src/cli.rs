@@ -188,6 +188,8 @@ pub(crate) struct SampleArgs {
     /// Print all samples at the end, as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) attention: AttentionFlags,
 }
 
 #[derive(Debug, Args)]
@@ -377,8 +379,15 @@ pub(crate) struct Flags(pub(crate) Vec<(String, String)>);
 #[derive(Debug, Default)]
 pub(crate) struct EvalFlags(pub(crate) Flags);
 
+/// The keys by which a model's attention is exchanged for another.
+#[derive(Debug, Default)]
+pub(crate) struct AttentionFlags(pub(crate) Flags);
+
 /// The keys that an evaluation looks at, beside model and data.
-const EVAL_KEYS: [&str; 5] = ["batch_size", "block_size", "device", "dtype", "threads"];
+const EVAL_KEYS: [&str; 8] =
+    ["batch_size", "block_size", "attn_type", "attn_scale", "attn_clamp", "device", "dtype", "threads"];
+
+const ATTENTION_KEYS: [&str; 3] = ["attn_type", "attn_scale", "attn_clamp"];
 
 /// The flags of all keys.
 fn key_args() -> impl Iterator<Item = Arg> {
@@ -391,10 +400,7 @@ impl Args for EvalFlags {
         let is_listed = |arg: &Arg| EVAL_KEYS.contains(&arg.get_id().as_str());
         command.args(key_args().map(|arg| {
             let hide = !is_listed(&arg);
-            // A context has no default of its own here: it is the model's.
-            let is_context = arg.get_id() == "block_size";
-            let arg = arg.hide(hide);
-            if is_context { arg.help("tokens in a window [default: the model's]") } else { arg }
+            models_own(arg).hide(hide)
         }))
     }
 
@@ -410,6 +416,40 @@ impl FromArgMatches for EvalFlags {
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         self.0.update_from_arg_matches(matches)
+    }
+}
+
+/// The flag of a key that has no default of its own where there is a model.
+fn models_own(arg: Arg) -> Arg {
+    let key = KEYS.iter().find(|key| arg.get_id() == key.name).map(|key| (key.name, key.doc));
+    match key {
+        Some(("block_size", _)) => arg.help("tokens in a window [default: the model's]"),
+        Some((name, doc)) if ATTENTION_KEYS.contains(&name) => {
+            arg.help(format!("{doc} [default: the model's]"))
+        }
+        _ => arg,
+    }
+}
+
+impl Args for AttentionFlags {
+    fn augment_args(command: Command) -> Command {
+        let args = key_args().filter(|arg| ATTENTION_KEYS.contains(&arg.get_id().as_str()));
+        command.args(args.map(models_own))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for AttentionFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(Flags::of(matches, &ATTENTION_KEYS)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 
@@ -440,16 +480,23 @@ fn key_arg(key: &'static settings::Key, default: &str) -> Arg {
     }
 }
 
-impl FromArgMatches for Flags {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+impl Flags {
+    /// What was typed of some keys, in its order.
+    fn of(matches: &ArgMatches, keys: &[&str]) -> Flags {
         let mut found: Vec<(usize, String, String)> = Vec::new();
-        for key in KEYS {
-            let indices = matches.indices_of(key.name).into_iter().flatten();
-            let values = matches.get_many::<String>(key.name).into_iter().flatten();
-            found.extend(indices.zip(values).map(|(i, value)| (i, key.name.to_owned(), value.clone())));
+        for &key in keys {
+            let indices = matches.indices_of(key).into_iter().flatten();
+            let values = matches.get_many::<String>(key).into_iter().flatten();
+            found.extend(indices.zip(values).map(|(i, value)| (i, key.to_owned(), value.clone())));
         }
         found.sort();
-        Ok(Self(found.into_iter().map(|(_, key, value)| (key, value)).collect()))
+        Flags(found.into_iter().map(|(_, key, value)| (key, value)).collect())
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Flags::of(matches, &KEYS.iter().map(|key| key.name).collect::<Vec<_>>()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -8,7 +8,7 @@ use oxigpt_model::ModelConfig;
 use oxigpt_train::Model;
 use oxigpt_train::settings::{KEYS, Settings, Start, nearest};
 
-use crate::cli::{ConfigArgs, EvalArgs, EvalFlags, Flags};
+use crate::cli::{AttentionFlags, ConfigArgs, EvalArgs, EvalFlags, Flags};
 use crate::hint::CliError;
 use crate::model;
 use crate::recipes::{self, RECIPES};
@@ -75,6 +75,19 @@ pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
     let settings = Settings { dataset, ..settings };
     settings.validate()?;
     Ok((settings, model))
+}
+
+/// The model with the attention that was asked for, or its own.
+pub(crate) fn with_attention(
+    mut model: ModelConfig,
+    AttentionFlags(flags): &AttentionFlags,
+) -> Result<ModelConfig> {
+    let mut settings = Settings::default();
+    settings.adopt(&model);
+    apply_flags(&mut settings, flags)?;
+    settings.validate()?;
+    model.attention = settings.attention();
+    Ok(model)
 }
 
 /// The data that a run learned from; nothing for any other model.

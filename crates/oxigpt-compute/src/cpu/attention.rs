@@ -7,11 +7,13 @@
 //! Legend: B batch, T positions, H heads, C width, D = C/H, E = D rounded up to [`COLS`], Q = [`TILE`] queries, K keys.
 //! Row `(b,t)` of `qkv` is q, k, v side by side.
 
+use super::attention_weights::{Queries, half_squares, row_weights, weights};
 use super::block::{COLS, Left, Out, ROWS, Right, Size, multiply};
 use super::gemm::{Matrix, product};
 use super::memory::Shared;
 use super::pool::Pool;
-use super::simd::{LANES, exp, max, sum, vectorised};
+use super::simd::vectorised;
+use crate::AttentionKind;
 use crate::dropout::Mask;
 
 /// Queries of a tile, and keys of a block.
@@ -23,14 +25,15 @@ const ALIGNMENT: usize = 16;
 /// Floats of scratch that each thread needs for attention and its adjoint over `t` keys, heads `d` wide.
 pub(super) fn scratch_len(t: usize, d: usize) -> usize {
     let (t, e) = (t.next_multiple_of(TILE), d.next_multiple_of(COLS));
-    let forward = TILE * (d + 2 * e + t);
-    let cached = TILE * t;
+    let forward = TILE * (d + 2 * e + t) + t;
+    let cached = TILE * t + t;
     forward.max(cached).max(super::attention_backward::scratch_len(t, d, e)) + ALIGNMENT
 }
 
-/// Shape of an attention.
+/// Shape and kind of an attention.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
+    pub(super) kind: AttentionKind,
     pub(super) batch: usize,
     pub(super) t: usize,
     pub(super) n_head: usize,
@@ -206,32 +209,6 @@ pub(super) fn weighted_sums(
 }
 
 vectorised! {
-    /// Turns the scores of each query into their exponentials, the largest of which is 1. Gives the sum of these, and the
-    /// logarithm of the sum of the scores' own exponentials.
-    fn exponentials(scores_kq: &mut [f32], totals: &mut [f32; TILE], lse: &mut [f32; TILE]) {
-        for first in (0..TILE).step_by(LANES) {
-            let mut largest = [f32::NEG_INFINITY; LANES];
-            for row in scores_kq.chunks_exact(TILE) {
-                for (largest, &score) in largest.iter_mut().zip(&row[first..first + LANES]) {
-                    *largest = if score > *largest { score } else { *largest };
-                }
-            }
-            let mut total = [0.0; LANES];
-            for row in scores_kq.chunks_exact_mut(TILE) {
-                for (i, score) in row[first..first + LANES].iter_mut().enumerate() {
-                    *score = exp(*score - largest[i]);
-                    total[i] += *score;
-                }
-            }
-            totals[first..first + LANES].copy_from_slice(&total);
-            for i in 0..LANES {
-                lse[first + i] = largest[i] + total[i].ln();
-            }
-        }
-    }
-}
-
-vectorised! {
     /// `out = scale * x`.
     fn scale_row(x: &[f32], scale: f32, out: &mut [f32]) {
         for (out, x) in out.iter_mut().zip(x) {
@@ -251,38 +228,47 @@ pub(super) unsafe fn copy_out(from: &[f32], width: usize, scale: impl Fn(usize) 
     }
 }
 
-/// A tile of queries at positions `first..`, and all keys and values up to the last of them.
+/// A tile of queries at positions `first..` of a text of `length`, and all keys and values up to the last of them.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
+    kind: AttentionKind,
     q: Matrix<'a>,
     k: Matrix<'a>,
     v: Matrix<'a>,
     out: Matrix<'a>,
     first: usize,
+    length: usize,
     scale: f32,
 }
 
-/// Attention of one tile. `drop(weights)` sees the weights before they meet the values. Gives the logarithm of the sum
-/// of exponentials of each query.
+/// What attention keeps of a tile's queries beside its result.
+struct Kept {
+    lse: [f32; TILE],
+    range: [f32; 2 * TILE],
+}
+
+/// Attention of one tile. `drop(weights)` sees the weights before they meet the values.
 ///
 /// # Safety
 /// Nobody else touches `out`, and nobody writes to `q`, `k`, `v`, during the call.
-unsafe fn attend(tile: Tile, mut scratch: &mut [f32], drop: impl Fn(&mut [f32])) -> [f32; TILE] {
-    let Tile { q, k, v, out, first, scale } = tile;
+unsafe fn attend(tile: Tile, mut scratch: &mut [f32], drop: impl Fn(&mut [f32])) -> Kept {
+    let Tile { kind, q, k, v, out, first, length, scale } = tile;
     let (d, e, n_keys) = (q.cols, q.cols.next_multiple_of(COLS), k.rows);
     let q_dq = take(&mut scratch, d * TILE);
     let sums_qe = take(&mut scratch, TILE * e);
     let v_copy = take(&mut scratch, TILE * e);
     let weights_kq = take(&mut scratch, n_keys * TILE);
+    let key_halves = take(&mut scratch, n_keys);
     // SAFETY: passed on to the caller.
-    let k = unsafe {
+    let (mut queries, left) = unsafe {
         transpose(q, scale, q_dq);
-        as_left(k)
+        if kind.is_gaussian() {
+            half_squares(k, scale, key_halves);
+        }
+        (Queries::of(kind, q, scale, (first, length)), as_left(k))
     };
-    scores(k, n_keys, q_dq, first + 1, weights_kq);
-    fill_unseen(weights_kq, first + 1, f32::NEG_INFINITY);
-    let (mut totals, mut lse) = ([0.0; TILE], [0.0; TILE]);
-    exponentials(weights_kq, &mut totals, &mut lse);
+    scores(left, n_keys, q_dq, first + 1, weights_kq);
+    let range = weights(kind, &mut queries, key_halves, first + 1, weights_kq);
     drop(weights_kq);
     for keys in (0..n_keys).step_by(TILE) {
         let block = keys..(keys + TILE).min(n_keys);
@@ -292,18 +278,28 @@ unsafe fn attend(tile: Tile, mut scratch: &mut [f32], drop: impl Fn(&mut [f32]))
         weighted_sums(&weights_kq[keys * TILE..], v, sizes, sums_qe, keys > 0);
     }
     // SAFETY: as above.
-    unsafe { copy_out(sums_qe, e, |i| 1.0 / totals[i], out) };
-    lse
+    unsafe { copy_out(sums_qe, e, |i| queries.factors[i], out) };
+    Kept { lse: queries.lse, range }
+}
+
+/// Operands of [`attention`].
+#[derive(Clone, Copy)]
+pub(super) struct Forward<'a> {
+    pub(super) qkv: Shared<'a>,
+    pub(super) out: Shared<'a>,
+    pub(super) lse: Option<Shared<'a>>,
+    pub(super) range: Option<Shared<'a>>,
 }
 
 pub(super) fn attention(
     pool: &mut Pool,
     shape: Shape,
-    (qkv, out, lse): (Shared, Shared, Shared),
+    operands: Forward,
     dropout: Option<WeightDropout>,
     scratch: Shared,
 ) {
-    let Shape { batch, t, n_head, d } = shape;
+    let Shape { kind, batch, t, n_head, d } = shape;
+    let Forward { qkv, out, lse, range } = operands;
     let n_tiles = t.div_ceil(TILE);
     pool.run(batch * n_head * n_tiles, |index, thread| {
         // The longest tiles of a head first, so that the last tasks are short.
@@ -311,68 +307,66 @@ pub(super) fn attention(
             (index / (n_head * n_tiles), index / n_tiles % n_head, n_tiles - 1 - index % n_tiles);
         let (start, end) = (tile * TILE, ((tile + 1) * TILE).min(t));
         let tile = Tile {
+            kind,
             q: shape.head(qkv, t, b, h, 0, 3).rows_part(start..end),
             k: shape.head(qkv, t, b, h, 1, 3).rows_part(0..end),
             v: shape.head(qkv, t, b, h, 2, 3).rows_part(0..end),
             out: shape.head(out, t, b, h, 0, 1).rows_part(start..end),
             first: start,
+            length: t,
             scale: shape.scale(),
         };
         let scratch = scratch_of(scratch, thread, scratch_len(t, d));
-        // SAFETY: each tile writes its own rows and columns of `out`, its own part of `lse`, and its thread's scratch.
+        // SAFETY: each tile writes its own rows and columns of `out`, its own part of what is kept, and its thread's
+        // scratch.
         unsafe {
-            let tile_lse = attend(tile, scratch, |weights_kq| {
+            let kept = attend(tile, scratch, |weights_kq| {
                 if let Some(dropout) = dropout {
                     dropout.apply(&shape, (b, h, start), 0, weights_kq);
                 }
             });
-            let at = (b * n_head + h) * t + start;
-            lse.write(at..at + end - start).copy_from_slice(&tile_lse[..end - start]);
+            let (at, n) = ((b * n_head + h) * t + start, end - start);
+            if let Some(lse) = lse {
+                lse.write(at..at + n).copy_from_slice(&kept.lse[..n]);
+            }
+            if let Some(range) = range {
+                range.write(2 * at..2 * (at + n)).copy_from_slice(&kept.range[..2 * n]);
+            }
         }
     });
-}
-
-vectorised! {
-    /// Turns scores into their softmax.
-    fn softmax_row(scores: &mut [f32]) {
-        let largest = max(scores);
-        for score in scores.iter_mut() {
-            *score = exp(*score - largest);
-        }
-        let inverse = 1.0 / sum([scores], |[score]| score);
-        for score in scores.iter_mut() {
-            *score *= inverse;
-        }
-    }
 }
 
 /// Attention of few queries over a cache: as [`attend`], in general products that read the cache where it lies.
 ///
 /// # Safety
 /// As [`attend`].
-unsafe fn attend_in_place(tile: Tile, weights: Matrix) {
-    let Tile { q, k, v, out, first, scale } = tile;
+unsafe fn attend_in_place(tile: Tile, weights: Matrix, key_halves: &mut [f32]) {
+    let Tile { kind, q, k, v, out, first, length, scale } = tile;
     // SAFETY: passed on to the caller.
     unsafe {
+        if kind.is_gaussian() {
+            half_squares(k, scale, key_halves);
+        }
+        let queries = Queries::of(kind, q, scale, (first, length));
         product(weights, q, k.t(), scale, false);
         for i in 0..q.rows {
             let (seen, future) = weights.row_mut(i).split_at_mut(first + i + 1);
-            softmax_row(seen);
+            row_weights(kind, queries.halves[i], key_halves, queries.factors[i], seen);
             future.fill(0.0);
         }
         product(out, weights, v, 1.0, false);
     }
 }
 
-/// Attention of T new positions over a cache of S.
+/// Attention of T new positions over a cache of S; for kinds that depend on it, with the length of each text.
 pub(super) fn cached_attention(
     pool: &mut Pool,
     shape: Shape,
     (qkv, k_cache, v_cache, out): (Shared, Shared, Shared, Shared),
-    (position, cached): (usize, usize),
+    (position, cached, lengths): (usize, usize, &[u32]),
     scratch: Shared,
 ) {
-    let Shape { batch, t, n_head, .. } = shape;
+    let Shape { kind, batch, t, n_head, .. } = shape;
     let c = shape.c();
     for (b, row) in (0..batch).flat_map(|b| (0..t).map(move |row| (b, row))) {
         let (from, to) = ((b * t + row) * 3 * c, (b * cached + position + row) * c);
@@ -387,16 +381,19 @@ pub(super) fn cached_attention(
         let (b, h, tile) = (index / (n_head * n_tiles), index / n_tiles % n_head, index % n_tiles);
         let (start, end) = (tile * TILE, ((tile + 1) * TILE).min(t));
         let tile = Tile {
+            kind,
             q: shape.head(qkv, t, b, h, 0, 3).rows_part(start..end),
             k: shape.head(k_cache, cached, b, h, 0, 1).rows_part(0..position + end),
             v: shape.head(v_cache, cached, b, h, 0, 1).rows_part(0..position + end),
             out: shape.head(out, t, b, h, 0, 1).rows_part(start..end),
             first: position + start,
+            length: lengths.get(b).map_or(0, |&length| length as usize),
             scale: shape.scale(),
         };
-        let weights = Shared::of(scratch_of(scratch, thread, scratch_len(cached, shape.d)));
-        let weights = Matrix::strided(weights, 0, end - start, position + end, position + end);
+        let mut scratch = scratch_of(scratch, thread, scratch_len(cached, shape.d));
+        let key_halves = take(&mut scratch, (position + end).next_multiple_of(ALIGNMENT));
+        let weights = Matrix::strided(Shared::of(scratch), 0, end - start, position + end, position + end);
         // SAFETY: each tile writes its own rows and columns of `out`, and its thread's scratch.
-        unsafe { attend_in_place(tile, weights) };
+        unsafe { attend_in_place(tile, weights, key_halves) };
     });
 }

@@ -7,23 +7,25 @@ use super::attention::{
     Shape, TILE, WeightDropout, as_left, as_right, copy_out, fill_unseen, scores, scratch_of, take,
     transpose, weighted_sums,
 };
+use super::attention_weights::{Queries, add_sums, differentiate, distances, half_squares, subtract_own};
 use super::block::{COLS, Left, Out, ROWS, Right, Size, multiply};
 use super::gemm::Matrix;
 use super::memory::Shared;
 use super::pool::Pool;
-use super::simd::{dot, exp, vectorised};
+use super::simd::dot;
+use crate::AttentionKind;
 
 /// Floats of scratch for `t` keys, a multiple of [`TILE`], and heads `d` wide, `e` when padded.
 pub(super) fn scratch_len(t: usize, d: usize, e: usize) -> usize {
-    2 * t * e + TILE * (2 * d + 4 * e + 2 * TILE)
+    2 * t * e + TILE * (2 * d + 4 * e + 2 * TILE) + 2 * t
 }
 
 /// Operands of [`attention_backward`].
 #[derive(Clone, Copy)]
 pub(super) struct Backward<'a> {
     pub(super) qkv: Shared<'a>,
-    pub(super) out: Shared<'a>,
-    pub(super) lse: &'a [f32],
+    /// The result, and `lse`.
+    pub(super) softmax: Option<(Shared<'a>, &'a [f32])>,
     pub(super) dout: Shared<'a>,
     pub(super) dqkv: Shared<'a>,
 }
@@ -36,21 +38,21 @@ pub(super) fn attention_backward(
     dropout: Option<WeightDropout>,
     scratch: Shared,
 ) {
-    let Shape { batch, t, n_head, d } = shape;
+    let Shape { kind, batch, t, n_head, d } = shape;
     pool.run(batch * n_head, |index, thread| {
         let (b, h) = (index / n_head, index % n_head);
         let part = |data, part, parts| shape.head(data, t, b, h, part, parts);
-        let Backward { qkv, out, lse, dout, dqkv } = operands;
+        let Backward { qkv, softmax, dout, dqkv } = operands;
         let head = Head {
+            kind,
             q: part(qkv, 0, 3),
             k: part(qkv, 1, 3),
             v: part(qkv, 2, 3),
-            out: part(out, 0, 1),
             dout: part(dout, 0, 1),
             dq: part(dqkv, 0, 3),
             dk: part(dqkv, 1, 3),
             dv: part(dqkv, 2, 3),
-            lse: &lse[(b * n_head + h) * t..][..t],
+            softmax: softmax.map(|(out, lse)| (part(out, 0, 1), &lse[(b * n_head + h) * t..][..t])),
             scale: shape.scale(),
         };
         let scratch = scratch_of(scratch, thread, super::attention::scratch_len(t, d));
@@ -66,50 +68,28 @@ pub(super) fn attention_backward(
 
 /// One head of one sequence, all `[T, D]`.
 struct Head<'a> {
+    kind: AttentionKind,
     q: Matrix<'a>,
     k: Matrix<'a>,
     v: Matrix<'a>,
-    out: Matrix<'a>,
+    /// The result, and `lse`.
+    softmax: Option<(Matrix<'a>, &'a [f32])>,
     dout: Matrix<'a>,
     dq: Matrix<'a>,
     dk: Matrix<'a>,
     dv: Matrix<'a>,
-    lse: &'a [f32],
     scale: f32,
 }
 
 /// What a tile of queries and a block of keys share.
 struct Pair<'a> {
+    kind: AttentionKind,
+    scale: f32,
     /// Queries and gradients of their results, `[D, Q]`.
     q_dq: &'a mut [f32],
     dout_dq: &'a mut [f32],
     weights_kq: &'a mut [f32],
     dscores_kq: &'a mut [f32],
-    /// Of the queries.
-    lse_q: [f32; TILE],
-    delta_q: [f32; TILE],
-}
-
-vectorised! {
-    /// `weights = exp(scores - lse)`, in place.
-    fn softmax_again(scores_kq: &mut [f32], lse: &[f32; TILE]) {
-        for row in scores_kq.chunks_exact_mut(TILE) {
-            for (score, lse) in row.iter_mut().zip(lse) {
-                *score = exp(*score - lse);
-            }
-        }
-    }
-}
-
-vectorised! {
-    /// `dscores = weights * (dweights - delta) * scale`, into `dweights`.
-    fn softmax_backward(weights_kq: &[f32], dweights_kq: &mut [f32], delta: &[f32; TILE], scale: f32) {
-        for (row, weights) in dweights_kq.chunks_exact_mut(TILE).zip(weights_kq.chunks_exact(TILE)) {
-            for i in 0..TILE {
-                row[i] = weights[i] * (row[i] - delta[i]) * scale;
-            }
-        }
-    }
 }
 
 impl Head<'_> {
@@ -122,37 +102,44 @@ impl Head<'_> {
         let dv_te = take(&mut scratch, t.next_multiple_of(TILE) * e);
         let dq_qe = take(&mut scratch, TILE * e);
         let [q_copy, dout_copy, k_copy] = [(); 3].map(|()| take(&mut scratch, TILE * e));
+        // Of Gaussian kinds: `s |k|^2 / 2`, and the sums of the gradients of a key's scores.
+        let [key_halves, key_sums] = [(); 2].map(|()| take(&mut scratch, t.next_multiple_of(TILE)));
         let mut pair = Pair {
+            kind: self.kind,
+            scale: self.scale,
             q_dq: take(&mut scratch, d * TILE),
             dout_dq: take(&mut scratch, d * TILE),
             weights_kq: take(&mut scratch, TILE * TILE),
             dscores_kq: take(&mut scratch, TILE * TILE),
-            lse_q: [0.0; TILE],
-            delta_q: [0.0; TILE],
         };
+        let is_gaussian = self.kind.is_gaussian();
+        if is_gaussian {
+            // SAFETY: passed on to the caller.
+            unsafe { half_squares(self.k, self.scale, key_halves) };
+            key_sums.fill(0.0);
+        }
         let tile = |first: usize| first..(first + TILE).min(t);
         for first in (0..t).step_by(TILE) {
-            let (q, dout) = (self.q.rows_part(tile(first)), self.dout.rows_part(tile(first)));
-            // SAFETY: passed on to the caller.
-            let (q, dout) = unsafe {
-                transpose(q, self.scale, pair.q_dq);
+            let (q_rows, dout) = (self.q.rows_part(tile(first)), self.dout.rows_part(tile(first)));
+            // SAFETY: as above.
+            let (queries, q, dout) = unsafe {
+                transpose(q_rows, self.scale, pair.q_dq);
                 transpose(dout, 1.0, pair.dout_dq);
-                (as_right(q, q_copy), as_right(dout, dout_copy))
+                (self.queries(first), as_right(q_rows, q_copy), as_right(dout, dout_copy))
             };
-            let n_queries = tile(first).len();
-            for i in 0..n_queries {
-                pair.lse_q[i] = self.lse[first + i];
-                // sum_j weight_ij dweight_ij, by way of the output.
-                // SAFETY: as above.
-                pair.delta_q[i] = unsafe { dot(self.out.row(first + i), self.dout.row(first + i)) };
-            }
+            let n_queries = q_rows.rows;
+            let mut query_sums = [0.0; TILE];
             for keys in (0..=first).step_by(TILE) {
                 let (n_keys, seen) = (tile(keys).len(), first + 1 - keys);
                 let (k, v) = (self.k.rows_part(tile(keys)), self.v.rows_part(tile(keys)));
                 // SAFETY: as above.
                 let (k_rows, v_rows, k) = unsafe { (as_left(k), as_left(v), as_right(k, k_copy)) };
                 pair.scores((k_rows, v_rows), n_keys, seen);
-                pair.softmax(n_keys, seen, self.scale, |weights| drop(first, keys, weights));
+                pair.weights(&queries, &key_halves[tile(keys)], seen, |weights| drop(first, keys, weights));
+                if is_gaussian {
+                    let dscores_kq = &pair.dscores_kq[..n_keys * TILE];
+                    add_sums(dscores_kq, n_queries, &mut query_sums, &mut key_sums[tile(keys)]);
+                }
                 let sizes = (n_queries, n_keys, seen);
                 for (weights, right, sums) in
                     [(&*pair.weights_kq, dout, &mut *dv_te), (&*pair.dscores_kq, q, &mut *dk_te)]
@@ -162,32 +149,63 @@ impl Head<'_> {
                 weighted_sums(pair.dscores_kq, k, sizes, dq_qe, keys > 0);
             }
             // SAFETY: as above.
-            unsafe { copy_out(dq_qe, e, |_| 1.0, self.dq.rows_part(tile(first))) };
+            unsafe {
+                if is_gaussian {
+                    subtract_own(dq_qe, e, &query_sums, q_rows);
+                }
+                copy_out(dq_qe, e, |_| 1.0, self.dq.rows_part(tile(first)));
+            }
         }
         // SAFETY: as above.
         unsafe {
+            if is_gaussian {
+                subtract_own(dk_te, e, key_sums, self.k);
+            }
             copy_out(dk_te, e, |_| 1.0, self.dk);
             copy_out(dv_te, e, |_| 1.0, self.dv);
         }
     }
+
+    /// What the weights of the tile of queries from `first` on depend on.
+    ///
+    /// # Safety
+    /// Nobody writes to what this head reads during the call.
+    unsafe fn queries(&self, first: usize) -> Queries {
+        let t = self.q.rows;
+        let tile = first..(first + TILE).min(t);
+        // SAFETY: the caller's promise.
+        let mut queries =
+            unsafe { Queries::of(self.kind, self.q.rows_part(tile.clone()), self.scale, (first, t)) };
+        if let Some((out, lse)) = self.softmax {
+            for (i, row) in tile.enumerate() {
+                queries.lse[i] = lse[row];
+                // sum_j weight_ij dweight_ij, by way of the output.
+                // SAFETY: as above.
+                queries.delta[i] = unsafe { dot(out.row(row), self.dout.row(row)) };
+            }
+        }
+        queries
+    }
 }
 
 impl Pair<'_> {
-    /// Scores, and gradients of weights, as far as queries see keys: the first query sees `seen` of them.
+    /// Products, and gradients of weights, as far as queries see keys: the first query sees `seen` of them.
     fn scores(&mut self, (k, v): (Left, Left), n_keys: usize, seen: usize) {
         scores(k, n_keys, self.q_dq, seen, self.weights_kq);
         scores(v, n_keys, self.dout_dq, seen, self.dscores_kq);
     }
 
-    /// Weights out of scores, and gradients of scores out of those of weights; zero where a query does not see a key.
-    fn softmax(&mut self, n_keys: usize, seen: usize, scale: f32, drop: impl Fn(&mut [f32])) {
-        let weights_kq = &mut self.weights_kq[..n_keys * TILE];
-        let dscores_kq = &mut self.dscores_kq[..n_keys * TILE];
-        fill_unseen(weights_kq, seen, f32::NEG_INFINITY);
-        fill_unseen(dscores_kq, seen, 0.0);
-        softmax_again(weights_kq, &self.lse_q);
+    /// Weights out of products, and gradients of products out of those of weights; zero where a query does not see a key.
+    fn weights(&mut self, queries: &Queries, keys: &[f32], seen: usize, drop: impl Fn(&mut [f32])) {
+        let weights_kq = &mut self.weights_kq[..keys.len() * TILE];
+        let dscores_kq = &mut self.dscores_kq[..keys.len() * TILE];
+        if self.kind.is_gaussian() {
+            distances(weights_kq, keys, &queries.halves);
+        }
         drop(dscores_kq);
-        softmax_backward(weights_kq, dscores_kq, &self.delta_q, scale);
+        differentiate(self.kind, queries, self.scale, weights_kq, dscores_kq);
+        fill_unseen(weights_kq, seen, 0.0);
+        fill_unseen(dscores_kq, seen, 0.0);
         drop(weights_kq);
     }
 }

@@ -5,6 +5,7 @@
 
 mod attention;
 mod attention_backward;
+mod attention_weights;
 mod bf16;
 mod block;
 mod classifier;
@@ -35,7 +36,7 @@ use products::{Packs, Products};
 use stored::Stored;
 
 use crate::dropout::Mask;
-use crate::{Backend, Data, DataMut, Dropout, Error, Op, Plan, TensorId, WeightLayout};
+use crate::{AttentionKind, Backend, Data, DataMut, Dropout, Error, Op, Plan, TensorId, WeightLayout};
 
 /// How the backend uses the machine. Neither changes a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,9 +252,9 @@ impl<'a> Execution<'a> {
         self.arena.plan().tensor(id).width()
     }
 
-    fn heads(&self, qkv: TensorId, n_head: usize) -> attention::Shape {
+    fn heads(&self, qkv: TensorId, n_head: usize, kind: AttentionKind) -> attention::Shape {
         let shape = self.shape(qkv);
-        attention::Shape { batch: shape[0], t: shape[1], n_head, d: shape[2] / 3 / n_head }
+        attention::Shape { kind, batch: shape[0], t: shape[1], n_head, d: shape[2] / 3 / n_head }
     }
 
     /// The mask of a dropout, and the first sequence of this micro-batch.
@@ -286,36 +287,41 @@ impl<'a> Execution<'a> {
 
     fn attention(&mut self, op: &Op) {
         match *op {
-            Op::Attention { qkv, n_head, kind: _, ref dropout, out, lse } => attention::attention(
+            Op::Attention { qkv, n_head, kind, ref dropout, out, lse, range } => attention::attention(
                 self.pool,
-                self.heads(qkv, n_head),
-                (self.arena.real(qkv), self.arena.real(out), self.arena.real(lse)),
+                self.heads(qkv, n_head, kind),
+                attention::Forward {
+                    qkv: self.real(qkv),
+                    out: self.real(out),
+                    lse: lse.map(|lse| self.real(lse)),
+                    range: range.map(|range| self.real(range)),
+                },
                 self.weight_dropout(dropout.as_ref()),
                 Shared::of(&mut self.scratch.attention),
             ),
-            Op::AttentionBackward { qkv, out, lse, dout, n_head, kind: _, ref dropout, dqkv } => {
+            Op::AttentionBackward { qkv, softmax, dout, n_head, kind, ref dropout, dqkv } => {
                 let operands = attention_backward::Backward {
                     qkv: self.real(qkv),
-                    out: self.real(out),
-                    lse: self.read(lse),
+                    softmax: softmax.map(|(out, lse)| (self.real(out), self.read(lse))),
                     dout: self.real(dout),
                     dqkv: self.real(dqkv),
                 };
-                let (shape, dropout) = (self.heads(qkv, n_head), self.weight_dropout(dropout.as_ref()));
+                let (shape, dropout) = (self.heads(qkv, n_head, kind), self.weight_dropout(dropout.as_ref()));
                 let scratch = Shared::of(&mut self.scratch.attention);
                 attention_backward::attention_backward(self.pool, shape, operands, dropout, scratch);
             }
-            Op::CachedAttention { qkv, k_cache, v_cache, position, n_head, kind: _, out } => {
+            Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, n_head, kind, out } => {
+                let lengths = lengths.map_or(&[][..], |lengths| self.arena.integers(lengths));
                 attention::cached_attention(
                     self.pool,
-                    self.heads(qkv, n_head),
+                    self.heads(qkv, n_head, kind),
                     (
                         self.arena.real(qkv),
                         self.arena.real(k_cache),
                         self.arena.real(v_cache),
                         self.arena.real(out),
                     ),
-                    (self.scalar(position), self.shape(k_cache)[1]),
+                    (self.scalar(position), self.shape(k_cache)[1], lengths),
                     Shared::of(&mut self.scratch.attention),
                 );
             }

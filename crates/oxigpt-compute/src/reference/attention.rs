@@ -3,8 +3,8 @@
 //! Legend: B batch, T positions, S cached positions, C width, H heads, D = C/H; i query, j key.
 
 use super::MaskF64;
-use super::layers::dot;
-use crate::AttentionKind;
+use super::layers::{self, dot};
+use crate::{Activation, AttentionKind, Gelu};
 
 /// Sizes of `qkv_btc`, whose rows are 3C wide.
 #[derive(Clone, Copy)]
@@ -41,31 +41,85 @@ impl Dims {
     }
 }
 
-/// `a_j = exp(s_j) / sum exp(s)` with `s_j = q . k_j / sqrt D`, and `log sum exp(s)`.
-fn weights<'a>(q: &[f64], keys: impl Iterator<Item = &'a [f64]>, kind: AttentionKind) -> (Vec<f64>, f64) {
-    let AttentionKind::Softmax = kind;
+/// The scores of a query: `q . k_j / sqrt D`, or for Gaussian kinds `-|q - k_j|^2 / (2 sqrt D)`.
+fn scores<'a>(q: &[f64], keys: impl Iterator<Item = &'a [f64]>, kind: AttentionKind) -> Vec<f64> {
     let scale = 1.0 / (q.len() as f64).sqrt();
-    let scores: Vec<f64> = keys.map(|k| dot(q, k) * scale).collect();
-    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let lse = max + scores.iter().map(|s| (s - max).exp()).sum::<f64>().ln();
-    (scores.iter().map(|s| (s - lse).exp()).collect(), lse)
+    let square = |k: &[f64]| q.iter().zip(k).map(|(q, k)| (q - k).powi(2)).sum::<f64>();
+    keys.map(|k| if kind.is_gaussian() { -0.5 * scale * square(k) } else { scale * dot(q, k) }).collect()
 }
 
-/// `out_i = sum_j m_ij a_ij v_j` over `j <= i`, m being the mask's factors; and each row's `lse`.
-pub(super) fn attention(
-    qkv: &[f64],
-    dims: Dims,
-    kind: AttentionKind,
-    mask: Option<&MaskF64>,
-) -> (Vec<f64>, Vec<f64>) {
+fn log_sum_exp(z: &[f64]) -> f64 {
+    let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    max + z.iter().map(|z| (z - max).exp()).sum::<f64>().ln()
+}
+
+/// The weight of a score, and its derivative, for every kind whose weights do not depend on each other.
+fn weight(z: f64, kind: AttentionKind) -> (f64, f64) {
+    match kind {
+        AttentionKind::Softmax => unreachable!("the weights of a softmax depend on each other"),
+        AttentionKind::Gaussian => (z.exp(), z.exp()),
+        AttentionKind::GaussianPoly { squarings, clamp } => {
+            let power = 1u32 << squarings;
+            let base = 1.0 + z / f64::from(power);
+            if clamp && base < 0.0 {
+                return (0.0, 0.0);
+            }
+            (base.powi(power as i32), base.powi(power as i32 - 1))
+        }
+        AttentionKind::Pointwise { activation, .. } => match activation {
+            Activation::Gelu => (layers::gelu(z, Gelu::Erf), layers::gelu_derivative(z, Gelu::Erf)),
+            Activation::Relu => (z.max(0.0), if z > 0.0 { 1.0 } else { 0.0 }),
+            Activation::Sigmoid => {
+                let y = 1.0 / (1.0 + (-z).exp());
+                (y, y * (1.0 - y))
+            }
+            Activation::Square => (z * z, 2.0 * z),
+            Activation::ReluSquare => (z.max(0.0).powi(2), 2.0 * z.max(0.0)),
+        },
+    }
+}
+
+/// The weights of scores, to be divided by `divisor`.
+fn weights(z: &[f64], kind: AttentionKind, divisor: usize) -> Vec<f64> {
+    if kind == AttentionKind::Softmax {
+        let lse = log_sum_exp(z);
+        return z.iter().map(|z| (z - lse).exp()).collect();
+    }
+    z.iter().map(|&z| weight(z, kind).0 / divisor as f64).collect()
+}
+
+/// Gradients of scores whose weights are `a`, and these have gradients `da`.
+fn score_gradients(z: &[f64], a: &[f64], da: &[f64], kind: AttentionKind, divisor: usize) -> Vec<f64> {
+    if kind == AttentionKind::Softmax {
+        let mean = dot(a, da);
+        return a.iter().zip(da).map(|(a, da)| a * (da - mean)).collect();
+    }
+    z.iter().zip(da).map(|(&z, da)| weight(z, kind).1 / divisor as f64 * da).collect()
+}
+
+/// What attention gives: the values seen, and what the kind keeps of each row.
+pub(super) struct Attended {
+    pub(super) out_btc: Vec<f64>,
+    /// For softmax.
+    pub(super) lse_bht: Vec<f64>,
+    /// For polynomials: how many scores of a row are below the range, and the lowest.
+    pub(super) range_bht2: Vec<f64>,
+}
+
+/// `out_i = sum_j m_ij a_ij v_j` over `j <= i`, m being the mask's factors.
+pub(super) fn attention(qkv: &[f64], dims: Dims, kind: AttentionKind, mask: Option<&MaskF64>) -> Attended {
     let Dims { batch, t, c, n_head, d } = dims;
-    let (mut out_btc, mut lse_bht) = (vec![0.0; batch * t * c], Vec::new());
+    let (mut out_btc, mut lse_bht, mut range_bht2) = (vec![0.0; batch * t * c], Vec::new(), Vec::new());
     for b in 0..batch {
         for h in 0..n_head {
             for i in 0..t {
                 let keys = (0..=i).map(|j| &qkv[dims.head(1, b, j, h)]);
-                let (a, lse) = weights(&qkv[dims.head(0, b, i, h)], keys, kind);
-                lse_bht.push(lse);
+                let z = scores(&qkv[dims.head(0, b, i, h)], keys, kind);
+                let a = weights(&z, kind, kind.divisor(i, t));
+                lse_bht.push(log_sum_exp(&z));
+                let limit = kind.lowest_score().unwrap_or(f64::NEG_INFINITY);
+                range_bht2.push(z.iter().filter(|&&z| z < limit).count() as f64);
+                range_bht2.push(z.iter().copied().fold(f64::INFINITY, f64::min));
                 let m = dims.factors(mask, b, h, i);
                 let out_d = &mut out_btc[(b * t + i) * c + h * d..][..d];
                 for j in 0..=i {
@@ -74,11 +128,11 @@ pub(super) fn attention(
             }
         }
     }
-    (out_btc, lse_bht)
+    Attended { out_btc, lse_bht, range_bht2 }
 }
 
-/// `dv_j += m_ij a_ij dout_i`; `da_ij = m_ij dout_i . v_j`; `ds_ij = a_ij (da_ij - sum_k a_ik da_ik)`;
-/// `dq_i += ds_ij k_j / sqrt D`; `dk_j += ds_ij q_i / sqrt D`.
+/// `dv_j += m_ij a_ij dout_i`; `da_ij = m_ij dout_i . v_j`; then `dz_ij` from [`score_gradients`], and
+/// `dq_i += dz_ij k_j / sqrt D`, `dk_j += dz_ij q_i / sqrt D`, with `k_j - q_i` and `q_i - k_j` for Gaussian kinds.
 pub(super) fn attention_backward(
     qkv: &[f64],
     dout_btc: &[f64],
@@ -93,18 +147,23 @@ pub(super) fn attention_backward(
         for h in 0..n_head {
             for i in 0..t {
                 let (q, keys) = (dims.head(0, b, i, h), (0..=i).map(|j| &qkv[dims.head(1, b, j, h)]));
-                let (a, _) = weights(&qkv[q.clone()], keys, kind);
+                let (z, divisor) = (scores(&qkv[q.clone()], keys, kind), kind.divisor(i, t));
+                let a = weights(&z, kind, divisor);
                 let m = dims.factors(mask, b, h, i);
                 let dout_d = &dout_btc[(b * t + i) * c + h * d..][..d];
                 let da_j = |j| m[j] * dot(dout_d, &qkv[dims.head(2, b, j, h)]);
                 let da: Vec<f64> = (0..=i).map(da_j).collect();
-                let mean = dot(&a, &da);
+                let dz = score_gradients(&z, &a, &da, kind, divisor);
                 for j in 0..=i {
-                    let ds = a[j] * (da[j] - mean);
                     let (k, v) = (dims.head(1, b, j, h), dims.head(2, b, j, h));
+                    let ds = dz[j] * scale;
                     add_scaled(&mut dqkv[v], m[j] * a[j], dout_d);
-                    add_scaled(&mut dqkv[q.clone()], ds * scale, &qkv[k.clone()]);
-                    add_scaled(&mut dqkv[k], ds * scale, &qkv[q.clone()]);
+                    add_scaled(&mut dqkv[q.clone()], ds, &qkv[k.clone()]);
+                    add_scaled(&mut dqkv[k.clone()], ds, &qkv[q.clone()]);
+                    if kind.is_gaussian() {
+                        add_scaled(&mut dqkv[q.clone()], -ds, &qkv[q.clone()]);
+                        add_scaled(&mut dqkv[k.clone()], -ds, &qkv[k]);
+                    }
                 }
             }
         }
@@ -112,11 +171,12 @@ pub(super) fn attention_backward(
     dqkv
 }
 
-/// Writes the new keys and values to the caches at `position..`, then attends to `0..=position + t`.
+/// Writes the new keys and values to the caches at `position..`, then attends to `0..=position + t`. Kinds that depend
+/// on the length of the text have one a sequence.
 pub(super) fn cached_attention(
     qkv: &[f64],
     (k_bsc, v_bsc): (&mut [f64], &mut [f64]),
-    position: usize,
+    (position, lengths): (usize, &[u32]),
     dims: Dims,
     kind: AttentionKind,
 ) -> Vec<f64> {
@@ -131,11 +191,13 @@ pub(super) fn cached_attention(
             k_bsc[place..place + c].copy_from_slice(&qkv[row + c..row + 2 * c]);
             v_bsc[place..place + c].copy_from_slice(&qkv[row + 2 * c..row + 3 * c]);
         }
+        let length = lengths.get(b).map_or(0, |&length| length as usize);
         for h in 0..n_head {
             let cached = |j: usize| (b * s + j) * c + h * d..(b * s + j) * c + (h + 1) * d;
             for i in 0..t {
                 let keys = (0..=position + i).map(|j| &k_bsc[cached(j)]);
-                let (a, _) = weights(&qkv[dims.head(0, b, i, h)], keys, kind);
+                let z = scores(&qkv[dims.head(0, b, i, h)], keys, kind);
+                let a = weights(&z, kind, kind.divisor(position + i, length));
                 let out_d = &mut out_btc[(b * t + i) * c + h * d..][..d];
                 for (j, &a) in a.iter().enumerate() {
                     add_scaled(out_d, a, &v_bsc[cached(j)]);

@@ -157,16 +157,22 @@ impl Reference {
             Op::Gelu { x, kind, out } => {
                 self.set(out, self.real(x).iter().map(|&x| layers::gelu(x, kind)).collect());
             }
-            Op::Attention { qkv, n_head, kind, dropout, out, lse } => {
+            Op::Attention { qkv, n_head, kind, dropout, out, lse, range } => {
                 let dims = attention::Dims::of(self.shape(qkv), n_head);
                 let mask = dropout.map(|d| self.mask(&d));
-                let (out_btc, lse_bht) = attention::attention(self.real(qkv), dims, kind, mask.as_ref());
-                self.set(out, out_btc);
-                self.set(lse, lse_bht);
+                let attended = attention::attention(self.real(qkv), dims, kind, mask.as_ref());
+                self.set(out, attended.out_btc);
+                if let Some(lse) = lse {
+                    self.set(lse, attended.lse_bht);
+                }
+                if let Some(range) = range {
+                    self.set(range, attended.range_bht2);
+                }
             }
-            Op::CachedAttention { qkv, k_cache, v_cache, position, n_head, kind, out } => {
+            Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, n_head, kind, out } => {
                 let dims = attention::Dims::of(self.shape(qkv), n_head);
-                let position = self.u32(position)[0] as usize;
+                let lengths = lengths.map_or(&[][..], |lengths| self.u32(lengths));
+                let position = (self.u32(position)[0] as usize, lengths);
                 let (mut k_bsc, mut v_bsc) = (self.real(k_cache).to_vec(), self.real(v_cache).to_vec());
                 let caches = (&mut k_bsc[..], &mut v_bsc[..]);
                 let out_btc = attention::cached_attention(self.real(qkv), caches, position, dims, kind);

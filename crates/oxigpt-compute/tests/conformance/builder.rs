@@ -191,7 +191,7 @@ fn shapes_and_limits_are_checked() {
     let message = refused(|b| {
         let caches = (b.cache("k", &[1, 8, 4]), b.cache("v", &[1, 8, 4]));
         let (qkv, position) = (b.input("qkv", &[1, 2, 12]), b.input_u32("position", &[1], 8));
-        b.cached_attention(qkv, caches, position, 2, AttentionKind::Softmax);
+        b.cached_attention(qkv, caches, (position, None), 2, AttentionKind::Softmax);
     });
     assert_eq!(message, "`position` is not known to be below 7");
 }

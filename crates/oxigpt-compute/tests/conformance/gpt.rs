@@ -30,6 +30,7 @@ pub(crate) struct Variant {
     /// All weights are frozen, with trained low-rank adapters beside those of the linear layers; and a squared error is
     /// minimised beside the cross-entropy.
     pub(crate) adapted: bool,
+    pub(crate) attention: AttentionKind,
 }
 
 /// GPT-2's choices.
@@ -42,6 +43,7 @@ pub(crate) const GPT2: Variant = Variant {
     gelu: Gelu::Tanh,
     dropout: 0.0,
     adapted: false,
+    attention: AttentionKind::Softmax,
 };
 
 /// Factor of the squared error in the objective, where there is one.
@@ -114,7 +116,7 @@ impl Model {
     fn attention(&mut self, name: &str, x_btc: TensorId) -> TensorId {
         let qkv = self.linear(&format!("{name}.c_attn"), x_btc, 3 * WIDTH);
         let dropout = self.next_dropout();
-        let y_btc = self.d.b.attention(qkv, HEADS, AttentionKind::Softmax, dropout);
+        let y_btc = self.d.b.attention(qkv, HEADS, self.variant.attention, dropout);
         let y_btc = self.linear(&format!("{name}.c_proj"), y_btc, WIDTH);
         self.dropout(y_btc)
     }

@@ -1,10 +1,11 @@
 //! The adjoints that the builder writes, as `reference` computes them, against central differences of the loss.
 
 use oxigpt_compute::reference::Reference;
-use oxigpt_compute::{Data, Gelu, Session};
+use oxigpt_compute::{AttentionKind, Data, Gelu, Session};
 
 use crate::case::{Case, distance, download, norm};
 use crate::gpt::{self, GPT2, Variant};
+use crate::operators::KINDS;
 
 /// Elements of a parameter that are checked.
 const SAMPLES: usize = 12;
@@ -12,6 +13,10 @@ const SAMPLES: usize = 12;
 const STEP: f64 = 1e-3;
 
 fn check(variant: Variant) {
+    check_at(STEP, variant);
+}
+
+fn check_at(step: f64, variant: Variant) {
     let case = gpt::case(variant, 2, 5);
     let mut session = case.session(|| Box::new(Reference::new()));
     session.run(case.phase("train"));
@@ -22,7 +27,7 @@ fn check(variant: Variant) {
         let elements: Vec<usize> =
             (0..SAMPLES.min(values.len())).map(|i| (5 + i * 37) % values.len()).collect();
         let found: Vec<f64> = elements.iter().map(|&i| gradient[i]).collect();
-        let mut slope = |i: usize| central_difference(&case, &mut session, &name, &values, i);
+        let mut slope = |i: usize| central_difference(&case, &mut session, (&name, &values, i), step);
         let expected: Vec<f64> = elements.iter().map(|&i| slope(i)).collect();
         let error = distance(&expected, &found);
         assert!(norm(&found) > 0.0, "{variant:?}: `{name}` has no gradient");
@@ -35,7 +40,12 @@ fn check(variant: Variant) {
 }
 
 /// `(8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h` for one element of one parameter.
-fn central_difference(case: &Case, session: &mut Session, name: &str, values: &[f64], element: usize) -> f64 {
+fn central_difference(
+    case: &Case,
+    session: &mut Session,
+    (name, values, element): (&str, &[f64], usize),
+    step: f64,
+) -> f64 {
     let mut loss_at = |offset: f64| {
         let mut moved = values.to_vec();
         moved[element] += offset;
@@ -45,10 +55,10 @@ fn central_difference(case: &Case, session: &mut Session, name: &str, values: &[
         let has_squared_error = case.plan.tensors().any(|(_, tensor)| tensor.name == "squared_errors");
         sum("losses") + if has_squared_error { gpt::SQUARED_ERROR * sum("squared_errors") } else { 0.0 }
     };
-    let near = loss_at(STEP) - loss_at(-STEP);
-    let far = loss_at(2.0 * STEP) - loss_at(-2.0 * STEP);
+    let near = loss_at(step) - loss_at(-step);
+    let far = loss_at(2.0 * step) - loss_at(-2.0 * step);
     loss_at(0.0);
-    (8.0 * near - far) / (12.0 * STEP)
+    (8.0 * near - far) / (12.0 * step)
 }
 
 #[test]
@@ -64,6 +74,16 @@ fn without_bias_and_with_the_exact_gelu() {
 #[test]
 fn with_dropout() {
     check(Variant { dropout: 0.2, ..GPT2 });
+}
+
+#[test]
+fn every_kind_of_attention() {
+    for (i, attention) in KINDS.into_iter().filter(|kind| *kind != AttentionKind::Softmax).enumerate() {
+        let dropout = if i % 2 == 0 { 0.0 } else { 0.2 };
+        // Too short to meet the kink of a `max`.
+        let step = if attention.to_string().contains("relu") { 1e-6 } else { STEP };
+        check_at(step, Variant { attention, dropout, ..GPT2 });
+    }
 }
 
 #[test]

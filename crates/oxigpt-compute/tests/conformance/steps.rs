@@ -5,6 +5,7 @@ use oxigpt_compute::{AttentionKind, Data, DataMut, Gelu, Op, Session, TensorId};
 
 use crate::case::{Case, Draft, distance, download, norm};
 use crate::gpt::{self, BLOCK_SIZE, GPT2, Variant};
+use crate::operators::KINDS;
 use crate::{Make, backends};
 
 #[test]
@@ -84,11 +85,17 @@ fn losses_depend_on_no_later_word() {
 /// A gradient that enters at one position reaches no later one.
 #[test]
 fn gradients_reach_no_later_position() {
+    for kind in KINDS {
+        check_causality(kind);
+    }
+}
+
+fn check_causality(kind: AttentionKind) {
     const T: usize = 70;
     const C: usize = 12;
     let mut d = Draft::new("causality");
     let qkv = d.normal("qkv", &[1, T, 3 * C], 0.0, 1.0);
-    let out_btc = d.b.attention(qkv, 3, AttentionKind::Softmax, None);
+    let out_btc = d.b.attention(qkv, 3, kind, None);
     let case = d.close(out_btc);
     let ops: Vec<&Op> = case.plan.phase(case.phase("train")).ops.iter().collect();
     let (dout, dqkv) = ops
@@ -102,10 +109,13 @@ fn gradients_reach_no_later_position() {
         let (label, make) = row.variants[0];
         for position in [0, 1, 40, 63, 64, T - 1] {
             let found = attention_gradient(&case, make, (dout, dqkv), position);
-            assert!(found[..(position + 1) * 3 * C].iter().any(|&x| x != 0.0), "{label}: no gradient");
+            assert!(
+                found[..(position + 1) * 3 * C].iter().any(|&x| x != 0.0),
+                "{label}, {kind}: no gradient"
+            );
             assert!(
                 found[(position + 1) * 3 * C..].iter().all(|&x| x == 0.0),
-                "{label}: a gradient at {position} reaches a later position",
+                "{label}, {kind}: a gradient at {position} reaches a later position",
             );
         }
     }
@@ -135,12 +145,19 @@ fn attention_gradient(
 /// Positions given to a cache in pieces have the attention that they have all at once.
 #[test]
 fn cache_gives_what_full_attention_gives() {
+    for kind in KINDS {
+        check_cache(kind);
+    }
+}
+
+fn check_cache(kind: AttentionKind) {
     const PIECES: [usize; 4] = [5, 1, 64, 1];
     const C: usize = 24;
     let t: usize = PIECES.iter().sum();
     let mut d = Draft::new("cache");
     let qkv = d.normal("qkv", &[2, t, 3 * C], 0.0, 1.0);
-    let full = d.b.attention(qkv, 2, AttentionKind::Softmax, None);
+    let full = d.b.attention(qkv, 2, kind, None);
+    let lengths = Some(d.counters("lengths", &[t as u32; 2]));
     d.b.mark_output(full);
     let caches = (d.b.cache("k", &[2, t + 3, C]), d.b.cache("v", &[2, t + 3, C]));
     let mut pieces = Vec::new();
@@ -148,7 +165,7 @@ fn cache_gives_what_full_attention_gives() {
         let phase = d.b.begin(&format!("piece {i}"));
         let part = d.normal(&format!("part {i}"), &[2, piece, 3 * C], 0.0, 1.0);
         let position = d.index(&format!("position {i}"), 0, t + 3 - piece + 1);
-        let out = d.b.cached_attention(part, caches, position, 2, AttentionKind::Softmax);
+        let out = d.b.cached_attention(part, caches, (position, lengths), 2, kind);
         d.b.mark_output(out);
         pieces.push((piece, phase, part, position, out));
     }

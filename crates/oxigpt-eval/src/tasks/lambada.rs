@@ -130,11 +130,11 @@ fn last_word(
     target: &[u32],
 ) -> Result<Option<(f64, bool)>, TaskError> {
     let (mut loss, mut right) = (0.0, true);
-    let mut logits = Vec::new();
+    let (text, mut logits) = ([context, target].concat(), Vec::new());
     decoder.prefill(session, context, &mut logits)?;
     for (i, &token) in target.iter().enumerate() {
         if i > 0 {
-            decoder.decode(session, target[i - 1], context.len() + i - 1, &mut logits)?;
+            decoder.decode(session, &text[..context.len() + i], &mut logits)?;
         }
         let Some(likeliest) = sample(&logits, 0.0, None, 0.0) else { return Ok(None) };
         let (largest, vocab_size) = (logits[likeliest as usize], logits.len());

@@ -1,15 +1,21 @@
 //! `config.json` and `generation_config.json`: a [`ModelConfig`] in the words of transformers' GPT-2.
 //!
-//! Two keys are our own (`bias`, `attn_type`); others ignore them.
+//! Four keys are our own (`bias`, `attn_type`, `attn_scale`, `attn_clamp`); other programs ignore them. Under another
+//! attention than softmax that would be wrong, so such a model has a `model_type` and `architectures` of our own too, which
+//! other programs do not know and refuse.
 
 use std::path::Path;
 
 use fs_err as fs;
-use oxigpt_compute::{AttentionKind, Gelu, LAYER_NORM_EPS};
+use oxigpt_compute::{AttentionError, AttentionKind, AttentionScale, Gelu, LAYER_NORM_EPS};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{Error, ModelConfig};
+
+/// `model_type` and `architectures` of GPT-2s as everybody computes them, and of those with another attention.
+const GPT2: [&str; 2] = ["gpt2", "GPT2LMHeadModel"];
+const OTHER: [&str; 2] = ["oxigpt", "OxiGPTLMHeadModel"];
 
 /// End of text in GPT-2's vocabulary.
 const GPT2_END_OF_TEXT: usize = 50256;
@@ -27,11 +33,19 @@ struct ConfigJson {
     #[serde(default)]
     resid_pdrop: f64,
     bias: Option<bool>,
+    attn_type: Option<String>,
+    attn_scale: Option<String>,
+    #[serde(default)]
+    attn_clamp: bool,
 }
 
-fn attention_name(kind: AttentionKind) -> &'static str {
-    match kind {
-        AttentionKind::Softmax => "softmax",
+impl ConfigJson {
+    /// Softmax where nothing is said; the divisor of a pointwise attention that does not say it is that of the program
+    /// that had it first.
+    fn attention(&self) -> Result<AttentionKind, AttentionError> {
+        let scale = self.attn_scale.as_deref().unwrap_or("length");
+        let scale = AttentionScale::parse(scale, self.n_positions)?;
+        AttentionKind::parse(self.attn_type.as_deref().unwrap_or("softmax"), scale, self.attn_clamp)
     }
 }
 
@@ -42,9 +56,10 @@ pub(crate) fn config_json(config: &ModelConfig) -> Value {
         Gelu::Erf => "gelu",
     };
     let ends = end_of_text(config);
-    json!({
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
+    let [model_type, architecture] = if config.attention == AttentionKind::Softmax { GPT2 } else { OTHER };
+    let mut json = json!({
+        "architectures": [architecture],
+        "model_type": model_type,
         "activation_function": activation,
         "n_layer": config.n_layer,
         "n_head": config.n_head,
@@ -64,8 +79,15 @@ pub(crate) fn config_json(config: &ModelConfig) -> Value {
         "bos_token_id": ends,
         "eos_token_id": ends,
         "bias": config.bias,
-        "attn_type": attention_name(config.attention),
-    })
+        "attn_type": config.attention.to_string(),
+    });
+    if let Some(scale) = config.attention.scale() {
+        json["attn_scale"] = scale.name(config.block_size).into();
+    }
+    if config.attention.clamp() {
+        json["attn_clamp"] = true.into();
+    }
+    json
 }
 
 /// What transformers wants to know before it generates.
@@ -91,6 +113,9 @@ pub(crate) fn read_config(path: &Path) -> Result<ModelConfig, Error> {
         keys["n_positions"] = keys["n_ctx"].take();
     }
     let json: ConfigJson = serde_json::from_value(keys).map_err(config_json)?;
+    let attention = json.attention().map_err(|AttentionError { key, expected, found }| {
+        Error::Unsupported { path: path.into(), key, found, supported: expected }
+    })?;
     let config = ModelConfig {
         n_layer: json.n_layer,
         n_head: json.n_head,
@@ -100,7 +125,7 @@ pub(crate) fn read_config(path: &Path) -> Result<ModelConfig, Error> {
         bias: json.bias.unwrap_or(true),
         dropout: json.resid_pdrop,
         gelu: if json.activation_function.as_deref() == Some("gelu") { Gelu::Erf } else { Gelu::Tanh },
-        attention: AttentionKind::Softmax,
+        attention,
     };
     config.validate()?;
     Ok(config)
@@ -110,14 +135,13 @@ pub(crate) fn read_config(path: &Path) -> Result<ModelConfig, Error> {
 fn check_supported(path: &Path, keys: &Value) -> Result<(), Error> {
     let inner = keys["n_embd"].as_u64().unwrap_or(0).saturating_mul(4);
     let rules = [
-        ("model_type", json!(["gpt2"])),
+        ("model_type", json!([GPT2[0], OTHER[0]])),
         ("activation_function", json!(["gelu_new", "gelu_pytorch_tanh", "gelu"])),
         ("n_inner", json!([inner])),
         ("layer_norm_epsilon", json!([LAYER_NORM_EPS])),
         ("scale_attn_weights", json!([true])),
         ("scale_attn_by_inverse_layer_idx", json!([false])),
         ("tie_word_embeddings", json!([true])),
-        ("attn_type", json!([attention_name(AttentionKind::Softmax)])),
     ];
     for (key, allowed) in rules {
         let (found, allowed) = (&keys[key], allowed.as_array().map(Vec::as_slice).unwrap_or_default());

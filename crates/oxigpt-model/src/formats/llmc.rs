@@ -176,9 +176,10 @@ fn check_representable(config: &ModelConfig) -> Result<(), Error> {
             what: "its GELU is the exact one (erf), and llm.c's the one by tanh",
         });
     }
-    match config.attention {
-        AttentionKind::Softmax => Ok(()),
+    if config.attention != AttentionKind::Softmax {
+        return Err(Error::NotForLlmC { what: "its attention is no softmax, and llm.c knows no other" });
     }
+    Ok(())
 }
 
 fn header(config: &ModelConfig, padded_words: usize, precision: Precision) -> Result<Vec<u8>, Error> {

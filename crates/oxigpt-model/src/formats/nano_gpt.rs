@@ -4,7 +4,7 @@
 //! `GPTConfig`; its GELU is the approximation by tanh, and it always has biases. Both keep linear weights as torch
 //! does, `[out, in]`.
 
-use oxigpt_compute::{AttentionKind, Gelu};
+use oxigpt_compute::{AttentionKind, AttentionScale, Gelu};
 use oxigpt_pickle::Value;
 
 use super::mapped::{MappedFile, View};
@@ -59,11 +59,13 @@ fn read(archive: &Archive) -> Result<Checkpoint, Error> {
 }
 
 fn nano_gpt_config(archive: &Archive, args: Value) -> Result<ModelConfig, Error> {
-    if let Some(found) = args.get("attn_type").and_then(Value::as_str).filter(|kind| *kind != "SM") {
-        return Err(archive.unsupported("attn_type", found, "SM"));
-    }
     let bias = args.get("bias").and_then(Value::as_bool);
+    // The fork that knows other kinds divides pointwise ones by the length.
+    let attention = args.get("attn_type").and_then(Value::as_str).unwrap_or("SM");
+    let attention = AttentionKind::parse(attention, AttentionScale::Length, false)
+        .map_err(|error| archive.unsupported("attn_type", &error.found, &error.expected))?;
     Ok(ModelConfig {
+        attention,
         bias: bias.ok_or_else(|| archive.malformed("`bias` in its model_args is missing or no bool"))?,
         dropout: args.get("dropout").and_then(Value::as_float).unwrap_or(0.0),
         gelu: Gelu::Erf,

@@ -186,11 +186,15 @@ fn checkpoints_that_do_not_say_what_they_are_are_refused() {
     bad_whole(|w| set_arg(w, "n_layer", &Py::Int(i64::MAX)), "n_layer would be", "smaller");
     bad_whole(|w| set(w, "model", &Py::Int(3)), "a int stands where a dict of tensors should", damaged);
     let gaussian = |whole: &mut Vec<(Py, Py)>| {
-        let mut args = vec![(text("attn_type"), text("GK"))];
+        let mut args = vec![(text("attn_type"), text("GKxyz")), (text("bias"), Py::Bool(true))];
         args.push((text("n_layer"), Py::Int(2)));
         set(whole, "model_args", &Py::Dict(args));
     };
-    bad_whole(gaussian, "`attn_type` is GK, but only SM is supported", "only GPT-2s are read");
+    bad_whole(
+        gaussian,
+        "`attn_type` is \"GKxyz\", but only one of softmax, gaussian, ",
+        "only GPT-2s are read",
+    );
 }
 
 fn edit_tensor(model: &mut [(String, Py)], name: &str, edit: impl FnOnce(&mut crate::torch_writer::Tensor)) {
@@ -285,7 +289,7 @@ fn another_architecture_is_named() {
         "num_hidden_layers": 32, "vocab_size": 32000,
     });
     fs::write(dir.path().join("config.json"), llama.to_string()).unwrap();
-    refused(dir.path(), "`model_type` is \"llama\", but only \"gpt2\" is supported", "GPT-2");
+    refused(dir.path(), "`model_type` is \"llama\", but only \"gpt2\" or \"oxigpt\" is supported", "GPT-2");
     fs::write(dir.path().join("config.json"), "{\"model_type\": \"gpt2\", \"n_layer\": 2}").unwrap();
     refused(dir.path(), "config.json: missing field `n_head`", "transformers");
 }

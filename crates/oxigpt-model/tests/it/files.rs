@@ -84,7 +84,7 @@ fn the_directory_is_one_that_transformers_reads() {
 #[test]
 fn what_transformers_saved_is_read() {
     let Pretrained { config, weights, .. } = open_pretrained(fixture("hf-gpt2")).unwrap();
-    let [case, _] = cases();
+    let [case, ..] = cases();
     assert_eq!(config, case.config);
     assert_eq!(weights.collect().unwrap(), case.weights());
 }
@@ -155,12 +155,22 @@ fn other_types_are_named() {
 fn foreign_configurations_are_refused() {
     let theirs = "transformers";
     let cases: [(&str, Value, &str, &str); 10] = [
-        ("model_type", json!("llama"), "`model_type` is \"llama\", but only \"gpt2\" is supported", theirs),
+        (
+            "model_type",
+            json!("llama"),
+            "`model_type` is \"llama\", but only \"gpt2\" or \"oxigpt\" is",
+            theirs,
+        ),
         ("activation_function", json!("relu"), "only \"gelu_new\" or \"gelu_pytorch_tanh\" or", theirs),
         ("n_inner", json!(100), "`n_inner` is 100, but only 48 is supported", theirs),
         ("layer_norm_epsilon", json!(1e-6), "`layer_norm_epsilon` is", theirs),
         ("scale_attn_weights", json!(false), "`scale_attn_weights` is false", theirs),
-        ("attn_type", json!("gaussian"), "`attn_type` is \"gaussian\"", theirs),
+        (
+            "attn_type",
+            json!("gauss"),
+            "`attn_type` is \"gauss\", but only one of softmax, gaussian, ",
+            theirs,
+        ),
         ("n_layer", json!(-1), "config.json: invalid value", theirs),
         ("vocab_size", Value::Null, "config.json: invalid type: null", theirs),
         ("n_head", json!(5), "n_embd 12 is not divisible by n_head 5", "--n_embd=10"),

@@ -75,7 +75,7 @@ fn assert_logits(found: &[f64], expected: &[f64]) {
 fn a_model_of_transformers_gives_its_loss_and_logits() {
     let model = open_pretrained(fixture("hf-gpt2")).unwrap();
     assert_eq!((model.format, &model.dataset), (Format::HuggingFace, &None));
-    let [case, _] = cases();
+    let [case, ..] = cases();
     let rows: Vec<Vec<u32>> = serde_json::from_value(expected()["tokens"].clone()).unwrap();
     let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
     assert_close("loss", loss(&model, &rows), case.expected["loss"].as_f64().unwrap(), TOLERANCE);

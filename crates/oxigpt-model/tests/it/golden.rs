@@ -1,4 +1,5 @@
-//! Golden values: float64 PyTorch on two tiny models, with bias and tanh-GELU, and without and with erf.
+//! Golden values: float64 PyTorch on two tiny models, with bias and tanh-GELU, and without and with erf; the first with
+//! every kind of attention.
 
 use oxigpt_compute::{Data, Session};
 use oxigpt_model::{Evaluate, TensorSource, TrainPlan, TrainShape, eval_plan};
@@ -40,7 +41,7 @@ fn gradients_are_those_of_pytorch() {
                 let expected: Vec<f64> = expected.iter().map(|&x| x.into()).collect();
                 let error = distance(&found, &expected);
                 let (on, of) = (target.name, case.name);
-                assert!(error <= target.gradient, "{on}, {of}, {}: {error:.1e}", entry.name);
+                assert!(error <= case.slack * target.gradient, "{on}, {of}, {}: {error:.1e}", entry.name);
             }
         }
     }
@@ -58,7 +59,7 @@ fn ten_steps_are_those_of_pytorch() {
                 let loss = mean(&download(&session, train.losses));
                 assert_close(&what, loss, expected["loss"].as_f64().unwrap(), target.step_loss);
                 let norm = download(&session, train.norm)[0];
-                assert_close(&what, norm, expected["grad_norm"].as_f64().unwrap(), target.norm);
+                assert_close(&what, norm, expected["grad_norm"].as_f64().unwrap(), case.slack * target.norm);
                 train.set_schedule(&mut session, expected["lr"].as_f64().unwrap(), step as u64).unwrap();
                 session.run(train.phases.update);
             }

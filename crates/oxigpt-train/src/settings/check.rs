@@ -1,5 +1,7 @@
 //! What follows from the settings, and which combinations of them no run can have.
 
+use oxigpt_model::AttentionError;
+
 use super::error::impossible;
 use super::{Settings, SettingsError};
 
@@ -41,6 +43,7 @@ impl Settings {
         self.check_counts()?;
         self.check_rates()?;
         self.check_shapes()?;
+        self.check_attention()?;
         self.check_available()
     }
 
@@ -145,11 +148,22 @@ impl Settings {
         Ok(())
     }
 
+    fn check_attention(&self) -> Result<(), SettingsError> {
+        let told = |error: AttentionError| {
+            let hint = match error.key {
+                "attn_scale" => "`block`, the default, is what a model was trained with at its whole context",
+                "attn_clamp" => "leave attn_clamp out",
+                _ => "`softmax` is what GPT-2 and most others have",
+            };
+            impossible(error.to_string(), hint)
+        };
+        self.parse_attention().map(drop).map_err(told)
+    }
+
     fn check_available(&self) -> Result<(), SettingsError> {
         let limits = [
             ("device", &self.device, &["cpu"][..], &["cuda"][..]),
             ("dtype", &self.dtype, &["float32", "bfloat16"], &["float16"]),
-            ("attn_type", &self.attn_type, &["softmax", "SM"], &["gaussian", "GK", "pointwise", "PA"]),
         ];
         for (key, value, available, later) in limits {
             if !available.contains(&value.as_str()) {

@@ -1,7 +1,7 @@
 //! What the settings ask of the model and of the plan of its training step.
 
 use oxigpt_compute::Precision;
-use oxigpt_model::{AdamWConfig, AttentionKind, ModelConfig, TrainShape};
+use oxigpt_model::{AdamWConfig, AttentionError, AttentionKind, AttentionScale, ModelConfig, TrainShape};
 
 use super::Settings;
 
@@ -9,7 +9,23 @@ use super::Settings;
 const ADAMW_EPS: f64 = 1e-8;
 
 impl Settings {
+    /// The attention.
+    ///
+    /// # Panics
+    /// If the settings have not been checked.
+    pub fn attention(&self) -> AttentionKind {
+        self.parse_attention().expect("checked with all other settings")
+    }
+
+    pub(super) fn parse_attention(&self) -> Result<AttentionKind, AttentionError> {
+        let scale = AttentionScale::parse(&self.attn_scale, self.block_size)?;
+        AttentionKind::parse(&self.attn_type, scale, self.attn_clamp)
+    }
+
     /// The model, for a data set of `vocab_size` tokens; the key `vocab_size` goes before it where it is set.
+    ///
+    /// # Panics
+    /// If the settings have not been checked.
     pub fn model_config(&self, vocab_size: usize) -> ModelConfig {
         ModelConfig {
             n_layer: self.n_layer,
@@ -20,7 +36,7 @@ impl Settings {
             bias: self.bias,
             dropout: self.dropout,
             gelu: self.gelu,
-            attention: AttentionKind::Softmax,
+            attention: self.attention(),
         }
     }
 

@@ -26,7 +26,8 @@ impl Settings {
         }
     }
 
-    /// Takes over what a run that begins with a model cannot choose, and its context, which it can shorten.
+    /// Takes over what a run that begins with a model cannot choose, and its context, which it can shorten, and its
+    /// attention, which it can exchange.
     pub fn adopt(&mut self, model: &ModelConfig) {
         self.n_layer = model.n_layer;
         self.n_head = model.n_head;
@@ -34,11 +35,16 @@ impl Settings {
         self.vocab_size = model.vocab_size;
         self.bias = model.bias;
         self.gelu = model.gelu;
+        self.attn_type = model.attention.to_string();
+        self.attn_clamp = model.attention.clamp();
+        // As a number, which a shorter context does not change.
+        self.attn_scale =
+            model.attention.scale().map_or(Settings::default().attn_scale, |scale| scale.to_string());
         self.block_size = model.block_size;
     }
 
     /// Refuses settings that contradict the model, called `name`, that the run begins with. They may lower
-    /// `block_size`, and `dropout` is theirs alone.
+    /// `block_size` and choose another attention, and `dropout` is theirs alone.
     ///
     /// # Errors
     /// [`SettingsError::Impossible`] with the first key that differs, and both values.

@@ -188,11 +188,24 @@ fn impossible_settings_are_refused_with_what_would_be_possible() {
         ),
         (
             refused(&[("attn_type", "sotfmax")]),
-            "`attn_type` must be one of softmax, SM, not \"sotfmax\" | use `attn_type = \"softmax\"`",
+            "`attn_type` must be one of softmax, gaussian, gaussian-poly-N (N = 1 to 16), pointwise-gelu, \
+             pointwise-relu, pointwise-sigmoid, pointwise-square, pointwise-relu-square, not \"sotfmax\" | `softmax` \
+             is what GPT-2 and most others have",
         ),
         (
-            refused(&[("attn_type", "gaussian")]),
-            "`attn_type` = \"gaussian\" is not available yet in this version | use `attn_type = \"softmax\"`",
+            refused(&[("attn_type", "gaussian-poly-99")]),
+            "`attn_type` must be gaussian-poly-N with a whole number N from 1 to 16, which is how often it squares, \
+             not \"gaussian-poly-99\" | `softmax` is what GPT-2 and most others have",
+        ),
+        (
+            refused(&[("attn_type", "pointwise-relu"), ("attn_scale", "1024")]),
+            "`attn_scale` must be length, position, block, or block-N with a whole number N from 1, not \"1024\" | \
+             `block`, the default, is what a model was trained with at its whole context",
+        ),
+        (
+            refused(&[("attn_type", "gaussian"), ("attn_clamp", "true")]),
+            "`attn_clamp` must be false for gaussian: only gaussian-poly-N has a range to keep to, not true | leave \
+             attn_clamp out",
         ),
     ];
     for (got, expected) in cases {

@@ -11,7 +11,8 @@ use oxigpt_model::{Decoder, SampleOptions, decode_plan, generate};
 use oxigpt_text::{StreamDecoder, Tokenizer};
 use serde_json::json;
 
-use crate::cli::SampleArgs;
+use crate::cli::{AttentionFlags, SampleArgs};
+use crate::configure;
 use crate::model;
 use oxigpt_train::machine;
 
@@ -28,7 +29,7 @@ struct Speaker {
 /// Prints the samples as they come, or all of them as one JSON object.
 pub(crate) fn run(args: &SampleArgs) -> Result<()> {
     let start = start_text(&args.start)?;
-    let mut model = Speaker::open(&args.from, args.threads)?;
+    let mut model = Speaker::open(&args.from, args.threads, &args.attention)?;
     let prompt = model.tokenizer.encode_with_specials(&start)?;
     let mut out = io::stdout().lock();
     let mut samples = Vec::new();
@@ -79,10 +80,11 @@ fn start_text(start: &str) -> Result<String> {
 }
 
 impl Speaker {
-    fn open(name: &str, threads: usize) -> Result<Speaker> {
+    fn open(name: &str, threads: usize, attention: &AttentionFlags) -> Result<Speaker> {
         let model = model::open(name)?;
         let tokenizer = model.tokenizer.ok_or_else(|| model::no_tokenizer(name, &model.config))?;
-        let (plan, table, decoder) = decode_plan(&model.config)?;
+        let config = configure::with_attention(model.config, attention)?;
+        let (plan, table, decoder) = decode_plan(&config)?;
         let mut session = machine::session(plan, threads)?;
         table.upload(&mut session, &model.weights)?;
         Ok(Speaker { session, decoder, tokenizer })

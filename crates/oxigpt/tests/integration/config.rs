@@ -174,7 +174,7 @@ fn what_this_version_cannot_do_yet() {
     error: `dtype` = "float16" is not available yet in this version
     hint: use `dtype = "float32"`
     "#);
-    assert_snapshot!(refused(&["plan", "--attn_type=gaussian"]), @r#"
+    assert_snapshot!(refused(&["plan", "--attn_type=gauss"]), @r#"
     exit 2
     error: `attn_type` = "gaussian" is not available yet in this version
     hint: use `attn_type = "softmax"`

@@ -59,9 +59,9 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
 }
 
 impl Subject {
-    /// Its shape, with the context that it is measured at.
+    /// Its shape, with the attention and the context that it is measured with.
     fn config(&self) -> Result<ModelConfig> {
-        let mut config = self.model.config.clone();
+        let mut config = ModelConfig { attention: self.settings.attention(), ..self.model.config.clone() };
         config.crop_block_size(self.settings.block_size)?;
         Ok(config)
     }
