@@ -31,15 +31,18 @@ impl Sizes {
     }
 }
 
-/// Refuses heads wider than any kernel can do.
+/// Refuses kinds that are not wired up, and heads wider than any kernel can do.
 pub(super) fn check(plan: &Plan, op: &Op) -> Result<(), CudaError> {
-    let (qkv, heads, widest) = match *op {
-        Op::Attention { qkv, n_head, .. } | Op::AttentionBackward { qkv, n_head, .. } => {
-            (qkv, n_head, WIDEST[1])
+    let (qkv, heads, kind, widest) = match *op {
+        Op::Attention { qkv, n_head, kind, .. } | Op::AttentionBackward { qkv, n_head, kind, .. } => {
+            (qkv, n_head, kind, WIDEST[1])
         }
-        Op::CachedAttention { qkv, n_head, .. } => (qkv, n_head, WIDEST[2]),
+        Op::CachedAttention { qkv, n_head, kind, .. } => (qkv, n_head, kind, WIDEST[2]),
         _ => return Ok(()),
     };
+    if kind != AttentionKind::Softmax {
+        return Err(CudaError::Attention { kind: kind.to_string() });
+    }
     let d = Sizes::of(plan, qkv, heads).d;
     if d > widest { Err(CudaError::WideHead { d, widest }) } else { Ok(()) }
 }
@@ -87,8 +90,7 @@ impl Tiling {
 }
 
 /// What a kind is compiled as, and what its sums of weighted values are multiplied by.
-fn variant(file: File, sizes: Sizes, kind: AttentionKind, dropout: bool) -> (Variant, Argument) {
-    let AttentionKind::Softmax = kind;
+fn variant(file: File, sizes: Sizes, dropout: bool) -> (Variant, Argument) {
     let attention = AttentionVariant { head: sizes.d, kind: 0, poly: 0, clamp: false, dropout };
     (Variant { file, attention: Some(attention) }, Argument::Float(1.0))
 }
@@ -96,37 +98,37 @@ fn variant(file: File, sizes: Sizes, kind: AttentionKind, dropout: bool) -> (Var
 /// Puts an attention on the stream.
 pub(super) fn operator(launcher: &mut Launcher, op: &Op) -> Result<(), CudaError> {
     match *op {
-        Op::Attention { qkv, n_head, kind, ref dropout, out, lse } => {
+        Op::Attention { qkv, n_head, ref dropout, out, lse, .. } => {
             let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);
             let tiling = Tiling::of(sizes.d, launcher.prepared.layout.element(qkv));
-            let (variant, out_scale) = variant(tiling.file, sizes, kind, dropout.is_some());
+            let (variant, out_scale) = variant(tiling.file, sizes, dropout.is_some());
             let [rng, site, threshold, keep] = launcher.dropout(dropout.as_ref());
-            let [out, lse, qkv] = [out, lse, qkv].map(|id| launcher.pointer(id));
+            let lse = launcher.optional(lse);
+            let [out, qkv] = [out, qkv].map(|id| launcher.pointer(id));
             let (t, heads, scale) = (int(sizes.t), int(sizes.heads), sizes.scale());
             let arguments = [out, lse, qkv, t, heads, scale, out_scale, rng, site, threshold, keep];
             launcher.kernel(variant, "attention", tiling.grid(sizes, tiling.forward_bytes), &arguments)
         }
-        Op::AttentionBackward { qkv, out, lse, dout, n_head, kind, ref dropout, dqkv } => {
+        Op::AttentionBackward { qkv, softmax: Some((out, lse)), dout, n_head, ref dropout, dqkv, .. } => {
             let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);
-            backward(launcher, sizes, kind, dropout.as_ref(), [qkv, out, lse, dout, dqkv])
+            backward(launcher, sizes, dropout.as_ref(), [qkv, out, lse, dout, dqkv])
         }
-        Op::CachedAttention { qkv, k_cache, v_cache, position, n_head, kind, out } => {
+        Op::CachedAttention { qkv, k_cache, v_cache, position, n_head, out, .. } => {
             let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);
-            cached(launcher, sizes, kind, [qkv, k_cache, v_cache, position, out])
+            cached(launcher, sizes, [qkv, k_cache, v_cache, position, out])
         }
-        _ => unreachable!("not an attention"),
+        _ => unreachable!("not an attention, or one that `check` refuses"),
     }
 }
 
 fn backward(
     launcher: &mut Launcher,
     sizes: Sizes,
-    kind: AttentionKind,
     dropout: Option<&Dropout>,
     [qkv, out, lse, dout, dqkv]: [TensorId; 5],
 ) -> Result<(), CudaError> {
     let tiling = Tiling::of(sizes.d, launcher.prepared.layout.element(qkv));
-    let (variant, out_scale) = variant(tiling.file, sizes, kind, dropout.is_some());
+    let (variant, out_scale) = variant(tiling.file, sizes, dropout.is_some());
     let [rng, site, threshold, keep] = launcher.dropout(dropout);
     let delta = launcher.scratch(0);
     let [qkv, out, lse, dout, dqkv] = [qkv, out, lse, dout, dqkv].map(|id| launcher.pointer(id));
@@ -148,14 +150,13 @@ fn backward(
 fn cached(
     launcher: &mut Launcher,
     sizes: Sizes,
-    kind: AttentionKind,
     [qkv, k_cache, v_cache, position, out]: [TensorId; 5],
 ) -> Result<(), CudaError> {
     let Sizes { batch, t, heads, d } = sizes;
     let (s, c) = (launcher.tensor(k_cache).shape[1], heads * d);
     let [qkv, k_cache, v_cache, position, out] =
         [qkv, k_cache, v_cache, position, out].map(|id| launcher.pointer(id));
-    let (variant, out_scale) = variant(File::Decode, sizes, kind, false);
+    let (variant, out_scale) = variant(File::Decode, sizes, false);
     let grid = Grid { blocks: [Grid::over(c).blocks[0], t, batch], ..Grid::over(c) };
     let arguments = [k_cache, v_cache, qkv, position, int(t), int(s), int(c)];
     launcher.kernel(variant, "write_cache", grid, &arguments)?;

@@ -107,7 +107,9 @@ fn activations(op: &Op) -> Vec<TensorId> {
         | Op::SelectRow { x, out, .. } => vec![x, out],
         Op::GeluBackward { x, dout, dx, .. } => vec![x, dout, dx],
         Op::Attention { qkv, out, .. } => vec![qkv, out],
-        Op::AttentionBackward { qkv, out, dout, dqkv, .. } => vec![qkv, out, dout, dqkv],
+        Op::AttentionBackward { qkv, softmax, dout, dqkv, .. } => {
+            [qkv, dout, dqkv].into_iter().chain(softmax.map(|(out, _)| out)).collect()
+        }
         Op::CachedAttention { qkv, k_cache, v_cache, out, .. } => vec![qkv, k_cache, v_cache, out],
         Op::SquaredError { x, target, grad, .. } => {
             [x, target].into_iter().chain(grad.map(|g| g.dx)).collect()

@@ -47,7 +47,7 @@ pub(super) fn scratch_bytes(plan: &Plan) -> usize {
             let dout = plan.tensor(*dout);
             4 * column_parts(dout.rows()) * dout.width()
         }
-        Op::AttentionBackward { lse, .. } => 4 * plan.tensor(*lse).len(),
+        Op::AttentionBackward { softmax: Some((_, lse)), .. } => 4 * plan.tensor(*lse).len(),
         Op::GradNorm { gradients, .. } => {
             let lens: Vec<usize> = gradients.iter().map(|&id| plan.tensor(id).len()).collect();
             8 * tables::count(&lens)

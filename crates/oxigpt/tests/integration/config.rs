@@ -174,10 +174,24 @@ fn what_this_version_cannot_do_yet() {
     error: `dtype` = "float16" is not available yet in this version
     hint: use `dtype = "float32"`
     "#);
+}
+
+#[test]
+fn attention_that_does_not_exist() {
     assert_snapshot!(refused(&["plan", "--attn_type=gauss"]), @r#"
     exit 2
-    error: `attn_type` = "gaussian" is not available yet in this version
-    hint: use `attn_type = "softmax"`
+    error: `attn_type` must be one of softmax, gaussian, gaussian-poly-N (N = 1 to 16), pointwise-gelu, pointwise-relu, pointwise-sigmoid, pointwise-square, pointwise-relu-square, not "gauss"
+    hint: `softmax` is what GPT-2 and most others have
+    "#);
+    assert_snapshot!(refused(&["bench", "train", "--attn_type=GKpoly-99"]), @r#"
+    exit 2
+    error: `attn_type` must be gaussian-poly-N with a whole number N from 1 to 16, which is how often it squares, not "GKpoly-99"
+    hint: `softmax` is what GPT-2 and most others have
+    "#);
+    assert_snapshot!(refused(&["train", "--attn_type=PA_relu", "--attn_scale=sqrt"]), @r#"
+    exit 2
+    error: `attn_scale` must be length, position, block, or block-N with a whole number N from 1, not "sqrt"
+    hint: `block`, the default, is what a model was trained with at its whole context
     "#);
 }
 

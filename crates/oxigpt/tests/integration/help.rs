@@ -76,6 +76,14 @@ fn sample() {
           --json                      Print all samples at the end, as one JSON object
       -h, --help                      Print help
 
+    Model:
+          --attn_type <TEXT>     how attention scores become weights: softmax, gaussian,
+                                 gaussian-poly-N, pointwise-F [default: the model's]
+          --attn_scale <TEXT>    what pointwise weights are divided by: block (block_size), position
+                                 (keys seen), length (of the text) [default: the model's]
+          --attn_clamp [<BOOL>]  whether weights of gaussian-poly-N are zero below its range, where they
+                                 would grow again [default: the model's]
+
     A MODEL is one of, as its content shows:
       a run directory (its best checkpoint, or else its latest), or a checkpoint of one
       a Hugging Face GPT-2 directory
@@ -128,14 +136,19 @@ fn every_key_of_a_configuration() {
               micro-batches in a step; follows from total_batch_size where that is set [default: 40]
 
     Model:
-          --n_layer <N>       transformer blocks [default: 12]
-          --n_head <N>        attention heads in a block; divides n_embd [default: 12]
-          --n_embd <N>        width of the residual stream [default: 768]
-          --vocab_size <N>    tokens in the vocabulary; 0 = the data set's [default: 0]
-          --dropout <X>       probability of dropping an activation while training [default: 0.0]
-          --bias [<BOOL>]     biases in the linear layers and layer norms [default: false]
-          --gelu <tanh|erf>   by the tanh approximation (GPT-2), or exact (nanoGPT) [default: "erf"]
-          --attn_type <TEXT>  how attention scores become weights [default: "softmax"]
+          --n_layer <N>          transformer blocks [default: 12]
+          --n_head <N>           attention heads in a block; divides n_embd [default: 12]
+          --n_embd <N>           width of the residual stream [default: 768]
+          --vocab_size <N>       tokens in the vocabulary; 0 = the data set's [default: 0]
+          --dropout <X>          probability of dropping an activation while training [default: 0.0]
+          --bias [<BOOL>]        biases in the linear layers and layer norms [default: false]
+          --gelu <tanh|erf>      by the tanh approximation (GPT-2), or exact (nanoGPT) [default: "erf"]
+          --attn_type <TEXT>     how attention scores become weights: softmax, gaussian,
+                                 gaussian-poly-N, pointwise-F [default: "softmax"]
+          --attn_scale <TEXT>    what pointwise weights are divided by: block (block_size), position
+                                 (keys seen), length (of the text) [default: "block"]
+          --attn_clamp [<BOOL>]  whether weights of gaussian-poly-N are zero below its range, where they
+                                 would grow again [default: false]
 
     Optimizer:
           --learning_rate <X>   highest learning rate [default: 0.0006]
@@ -316,6 +329,14 @@ fn eval() {
     Data:
           --batch_size <N>  sequences in a micro-batch [default: 12]
           --block_size <N>  tokens in a window [default: the model's]
+
+    Model:
+          --attn_type <TEXT>     how attention scores become weights: softmax, gaussian,
+                                 gaussian-poly-N, pointwise-F [default: the model's]
+          --attn_scale <TEXT>    what pointwise weights are divided by: block (block_size), position
+                                 (keys seen), length (of the text) [default: the model's]
+          --attn_clamp [<BOOL>]  whether weights of gaussian-poly-N are zero below its range, where they
+                                 would grow again [default: the model's]
 
     A MODEL is one of, as its content shows:
       a run directory (its best checkpoint, or else its latest), or a checkpoint of one
