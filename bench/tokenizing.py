@@ -1,10 +1,9 @@
 """Times GPT-2 encoding: ours and Python's tiktoken on the same file, in turn.
 
-    cargo build --release -p oxigpt-text --example encode
-    python bench/tokenizing.py target/release/examples/encode FILE
+    cargo build --release
+    python bench/tokenizing.py target/release/oxigpt FILE
 
-tiktoken gets the vocabulary from our example, so that no network is needed, and the same documents of about 4 kB. Both run
-on one thread, and must give the same number of tokens.
+Both get the same documents of about 4 kB, run on one thread, and must give the same number of tokens.
 """
 
 import argparse
@@ -15,9 +14,9 @@ import time
 from pathlib import Path
 from statistics import median
 
+import gpt2_tokens
 import tiktoken
 from report import show
-from tiktoken_ext.openai_public import r50k_pat_str
 
 DOCUMENT = 4096
 
@@ -26,16 +25,8 @@ def ours(command: list[str]) -> dict:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def gpt2(encode: str) -> tiktoken.Encoding:
-    """tiktoken's own GPT-2 encoding, but for the file of ranks, which it would download."""
-    tokens = subprocess.run([encode, "--ranks"], check=True, stdout=subprocess.PIPE, text=True).stdout.split()
-    ranks = {bytes.fromhex(token): rank for rank, token in enumerate(tokens)}
-    special = {"<|endoftext|>": len(ranks)}
-    return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special)
-
-
 def documents(data: bytes) -> list[str]:
-    """Cuts at the line end after every `DOCUMENT` bytes, as our example does."""
+    """Cuts at the line end after every `DOCUMENT` bytes, as `oxigpt bench tokenize` does."""
     texts, start = [], 0
     while start < len(data):
         end = data.find(b"\n", start + DOCUMENT) + 1 or len(data)
@@ -52,14 +43,15 @@ def theirs(encoding: tiktoken.Encoding, texts: list[str]) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("encode", help="the built example `encode`")
+    parser.add_argument("oxigpt", help="the built program")
     parser.add_argument("file", help="a text")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    encoding, data = gpt2(args.encode), Path(args.file).read_bytes()
+    encoding, data = gpt2_tokens.encoding(), Path(args.file).read_bytes()
     texts = documents(data)
-    rounds = [(ours([args.encode, args.file, "1"]), theirs(encoding, texts)) for _ in range(args.rounds)]
+    command = [args.oxigpt, "bench", "tokenize", "--json", "--threads", "1", "--input", args.file]
+    rounds = [(ours(command), theirs(encoding, texts)) for _ in range(args.rounds)]
     if any(own["tokens"] != other["tokens"] for own, other in rounds):
         sys.exit("the numbers of tokens differ")
     own_rate = median(own["bytes_per_s"] for own, _ in rounds)

@@ -15,17 +15,21 @@ pub(crate) const FILE_NAME: &str = "meta.pkl";
 
 /// The tokenizer that `meta.pkl` in `dir` describes; `None` if there is no such file.
 pub(crate) fn read(dir: &Path) -> Result<Option<Tokenizer>> {
-    let path = dir.join(FILE_NAME);
-    let bytes = match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        bytes => bytes?,
-    };
+    match read_file(&dir.join(FILE_NAME)) {
+        Err(Error::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+        tokenizer => tokenizer.map(Some),
+    }
+}
+
+/// The tokenizer that a file like `meta.pkl` describes.
+pub(crate) fn read_file(path: &Path) -> Result<Tokenizer> {
+    let bytes = fs::read(path)?;
     let pickle = oxigpt_pickle::read(&bytes, |_, _| false)
-        .map_err(|source| Error::Pickle { path: path.clone(), source })?;
-    let chars = characters(pickle.root()).map_err(|problem| Error::Meta { path: path.clone(), problem })?;
-    let tokenizer =
-        CharTokenizer::new(chars).map_err(|error| Error::Meta { path, problem: error.to_string() })?;
-    Ok(Some(Tokenizer::Char(tokenizer)))
+        .map_err(|source| Error::Pickle { path: path.into(), source })?;
+    let unfit = |problem| Error::Meta { path: path.into(), problem };
+    let chars = characters(pickle.root()).map_err(unfit)?;
+    let tokenizer = CharTokenizer::new(chars).map_err(|error| unfit(error.to_string()))?;
+    Ok(Tokenizer::Char(tokenizer))
 }
 
 /// The characters in the order of their ids, if the three entries of the dict agree on them.

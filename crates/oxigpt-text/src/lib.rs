@@ -3,7 +3,7 @@
 //! callers hand over the bytes of tokenizer files and take them back to write.
 //!
 //! Threads share a tokenizer by reference, and none waits for another. Encoding is a pure function of the text: documents
-//! may be encoded on any thread, in any order (`examples/encode.rs` does it on several).
+//! may be encoded on any thread, in any order.
 
 mod bpe;
 mod bytes;
@@ -23,6 +23,7 @@ pub use error::Error;
 pub use gpt2::Gpt2;
 pub use json::JsonTokenizer;
 pub use stream::StreamDecoder;
+pub use train::TokenizerTrainer;
 
 use sha2::{Digest, Sha256};
 
@@ -60,26 +61,6 @@ impl Tokenizer {
     /// The byte tokenizer: 257 tokens, any text.
     pub fn bytes() -> Tokenizer {
         Tokenizer::Byte
-    }
-
-    /// Trains a byte-level byte-pair encoding, which encodes any text, on documents that are taken one by one. The
-    /// special tokens get the first ids, the bytes the next 256, and then one pair after another is merged, the most
-    /// frequent first, until there are `vocab_size` tokens or no pair is left that occurs twice; so there may be fewer.
-    /// The first special token ends documents (`<|endoftext|>` is the usual one). The same documents give the same
-    /// tokenizer, in any order.
-    ///
-    /// The memory needed is proportional to the number of different words and other pieces, not to the length of the
-    /// text.
-    ///
-    /// # Errors
-    /// If the size is less than 256 and the special tokens or more than 2^20, if a special token is empty, repeated or
-    /// the spelling of a byte, or if there is no text.
-    pub fn train<T: AsRef<str>>(
-        texts: impl IntoIterator<Item = T>,
-        vocab_size: usize,
-        special_tokens: &[&str],
-    ) -> Result<Tokenizer, Error> {
-        train::train(texts, vocab_size, special_tokens)
     }
 
     /// The kind's name: `gpt2`, `char`, `byte` or `tokenizer.json`.

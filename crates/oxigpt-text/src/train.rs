@@ -14,28 +14,64 @@ const MAX_OCCURRENCES: u64 = i32::MAX as u64;
 /// How often each piece occurs.
 type Counts = FxHashMap<Box<str>, u64>;
 
-pub(crate) fn train<T: AsRef<str>>(
-    texts: impl IntoIterator<Item = T>,
+/// Learns a byte-level byte-pair encoding from text that comes bit by bit.
+///
+/// The special tokens get the first ids, the bytes the next 256, and then one pair after another is merged, the most
+/// frequent first, until there are `vocab_size` tokens or no pair is left that occurs twice; so there may be fewer. The
+/// same documents give the same tokenizer, in any order, and whether they were added to one trainer or to several.
+///
+/// The memory needed is proportional to the number of different words and other pieces, not to the length of the text.
+#[derive(Clone, Debug)]
+pub struct TokenizerTrainer {
     vocab_size: usize,
-    special_tokens: &[&str],
-) -> Result<Tokenizer, Error> {
-    check_size(vocab_size, special_tokens.len())?;
-    check_specials(special_tokens)?;
-    let mut counts = Counts::default();
-    for text in texts {
-        for ordinary in between(text.as_ref(), special_tokens) {
-            count_pieces(ordinary, &mut counts);
+    special_tokens: Vec<String>,
+    counts: Counts,
+}
+
+impl TokenizerTrainer {
+    /// A trainer that has seen nothing. The first special token ends documents (`<|endoftext|>` is the usual one).
+    ///
+    /// # Errors
+    /// If the size is less than 256 and the special tokens or more than 2^20, or if a special token is empty, repeated
+    /// or the spelling of a byte.
+    pub fn new(vocab_size: usize, special_tokens: &[&str]) -> Result<TokenizerTrainer, Error> {
+        check_size(vocab_size, special_tokens.len())?;
+        check_specials(special_tokens)?;
+        let special_tokens = special_tokens.iter().map(|&token| token.to_owned()).collect();
+        Ok(TokenizerTrainer { vocab_size, special_tokens, counts: Counts::default() })
+    }
+
+    /// Counts the pieces of a document; special tokens in it are passed over.
+    pub fn add(&mut self, text: &str) {
+        for ordinary in between(text, &self.special_tokens) {
+            count_pieces(ordinary, &mut self.counts);
         }
     }
-    if counts.is_empty() {
-        return Err(Error::NoTrainingText);
+
+    /// Takes over what another trainer has counted.
+    pub fn absorb(&mut self, other: TokenizerTrainer) {
+        for (piece, count) in other.counts {
+            *self.counts.entry(piece).or_default() += count;
+        }
     }
-    let spelling = byte_spelling();
-    let spell = |piece: &str| piece.bytes().map(|byte| spelling[usize::from(byte)]).collect();
-    let spelled = scaled(counts).map(|(piece, count)| (spell(&piece), count));
-    let model = library::train(spelled, vocab_size, special_tokens).map_err(Error::Train)?;
-    let (file, config) = files::of_trained(&model, special_tokens);
-    files::of_tokenizer_json(file, Some(config))
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// If there was no text.
+    pub fn finish(self) -> Result<Tokenizer, Error> {
+        let TokenizerTrainer { vocab_size, special_tokens, counts } = self;
+        if counts.is_empty() {
+            return Err(Error::NoTrainingText);
+        }
+        let special_tokens: Vec<&str> = special_tokens.iter().map(String::as_str).collect();
+        let spelling = byte_spelling();
+        let spell = |piece: &str| piece.bytes().map(|byte| spelling[usize::from(byte)]).collect();
+        let spelled = scaled(counts).map(|(piece, count)| (spell(&piece), count));
+        let model = library::train(spelled, vocab_size, &special_tokens).map_err(Error::Train)?;
+        let (file, config) = files::of_trained(&model, &special_tokens);
+        files::of_tokenizer_json(file, Some(config))
+    }
 }
 
 fn check_size(vocab_size: usize, n_specials: usize) -> Result<(), Error> {
@@ -63,10 +99,10 @@ fn check_specials(special_tokens: &[&str]) -> Result<(), Error> {
 }
 
 /// What is left of `text` without the special tokens in it.
-fn between<'a>(text: &'a str, special_tokens: &[&str]) -> Vec<&'a str> {
-    special_tokens
-        .iter()
-        .fold(vec![text], |parts, &special| parts.into_iter().flat_map(|part| part.split(special)).collect())
+fn between<'a>(text: &'a str, special_tokens: &[String]) -> Vec<&'a str> {
+    special_tokens.iter().fold(vec![text], |parts, special| {
+        parts.into_iter().flat_map(|part| part.split(special.as_str())).collect()
+    })
 }
 
 fn count_pieces(text: &str, counts: &mut Counts) {

@@ -1,7 +1,7 @@
 //! Training byte-pair encodings.
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail as the test does")]
 
-use oxigpt_text::{Error, Tokenizer};
+use oxigpt_text::{Error, Tokenizer, TokenizerTrainer};
 use proptest::prelude::*;
 
 const SHAKESPEARE: &str = include_str!("fixtures/shakespeare.txt");
@@ -9,8 +9,18 @@ const SHAKESPEARE: &str = include_str!("fixtures/shakespeare.txt");
 /// Trained by the Python package `tokenizers` on the same text: 400 tokens, `<|endoftext|>` among them.
 const PYTHONS: &str = include_str!("fixtures/tokenizers/byte_level.json");
 
+fn trained_on<T: AsRef<str>>(
+    texts: impl IntoIterator<Item = T>,
+    vocab_size: usize,
+    special_tokens: &[&str],
+) -> Result<Tokenizer, Error> {
+    let mut trainer = TokenizerTrainer::new(vocab_size, special_tokens)?;
+    texts.into_iter().for_each(|text| trainer.add(text.as_ref()));
+    trainer.finish()
+}
+
 fn train(text: &str, vocab_size: usize) -> Tokenizer {
-    Tokenizer::train([text], vocab_size, &["<|endoftext|>"]).unwrap()
+    trained_on([text], vocab_size, &["<|endoftext|>"]).unwrap()
 }
 
 fn read(files: &[(String, Vec<u8>)]) -> Tokenizer {
@@ -31,10 +41,19 @@ fn merges_are_those_that_python_finds() {
 #[test]
 fn the_same_text_gives_the_same_files_in_any_order() {
     let lines: Vec<&str> = SHAKESPEARE.split_inclusive("\n\n").collect();
-    let forwards = Tokenizer::train(&lines, 900, &["<|endoftext|>", "<|user|>"]).unwrap();
-    let backwards = Tokenizer::train(lines.iter().rev(), 900, &["<|endoftext|>", "<|user|>"]).unwrap();
+    let forwards = trained_on(&lines, 900, &["<|endoftext|>", "<|user|>"]).unwrap();
+    let backwards = trained_on(lines.iter().rev(), 900, &["<|endoftext|>", "<|user|>"]).unwrap();
     assert_eq!(forwards.to_files(), backwards.to_files());
     assert_eq!(forwards.hash(), backwards.hash());
+
+    let trainer = || TokenizerTrainer::new(900, &["<|endoftext|>", "<|user|>"]).unwrap();
+    let (mut evens, mut odds) = (trainer(), trainer());
+    lines.chunks(2).for_each(|pair| {
+        evens.add(pair[0]);
+        pair[1..].iter().for_each(|line| odds.add(line));
+    });
+    odds.absorb(evens);
+    assert_eq!(odds.finish().unwrap().to_files(), forwards.to_files());
 }
 
 proptest! {
@@ -58,7 +77,7 @@ fn files_give_the_same_tokenizer() {
 #[test]
 fn special_tokens_come_first_and_no_text_of_theirs_is_learned() {
     let text = "<|user|>hum<|endoftext|>".repeat(50) + "hum hum";
-    let trained = Tokenizer::train([&text], 300, &["<|endoftext|>", "<|user|>"]).unwrap();
+    let trained = trained_on([&text], 300, &["<|endoftext|>", "<|user|>"]).unwrap();
     let ids = trained.encode_with_specials("<|user|>hum<|endoftext|>").unwrap();
     assert_eq!((ids.len(), ids[0], ids[2]), (3, 1, 0));
     // Two merges make " hum" and "hum"; " hum" occurs once.
@@ -75,7 +94,7 @@ fn there_may_be_fewer_tokens_than_asked_for() {
 
 #[test]
 fn no_special_tokens_are_needed() {
-    let trained = Tokenizer::train(["aaaa"], 257, &[]).unwrap();
+    let trained = trained_on(["aaaa"], 257, &[]).unwrap();
     assert_eq!((trained.vocab_size(), trained.end_of_text()), (257, None));
 }
 
@@ -88,12 +107,12 @@ fn assert_refused(result: Result<Tokenizer, Error>, message: &str) {
 #[test]
 fn sizes_that_cannot_be_are_refused() {
     assert_refused(
-        Tokenizer::train(["text"], 256, &["<|endoftext|>"]),
+        trained_on(["text"], 256, &["<|endoftext|>"]),
         "a vocabulary of 256 tokens cannot be trained: with 1 special token the smallest has 257, the largest 1048576\n\
          hint: ask for at least 257; every byte and every special token is one",
     );
     assert_refused(
-        Tokenizer::train(["text"], usize::MAX, &[]),
+        trained_on(["text"], usize::MAX, &[]),
         "a vocabulary of 18446744073709551615 tokens cannot be trained: with 0 special tokens the smallest has 256, the \
          largest 1048576\n\
          hint: ask for fewer; common sizes are 8,000 to 65,000",
@@ -104,8 +123,8 @@ fn sizes_that_cannot_be_are_refused() {
 fn no_text_is_refused() {
     let message = "the text to train the tokenizer on is empty\n\
                    hint: give text to train on; a few megabytes of the language are enough to begin with";
-    assert_refused(Tokenizer::train([""; 0], 300, &[]), message);
-    assert_refused(Tokenizer::train(["", "<s>"], 300, &["<s>"]), message);
+    assert_refused(trained_on([""; 0], 300, &[]), message);
+    assert_refused(trained_on(["", "<s>"], 300, &["<s>"]), message);
 }
 
 #[test]
@@ -116,10 +135,7 @@ fn special_tokens_that_could_be_mistaken_are_refused() {
         (["<s>", "<s>"], "\"<s>\" is listed twice"),
         (["<s>", "Ġ"], "\"Ġ\" is what a file spells a byte by"),
     ] {
-        assert_refused(
-            Tokenizer::train(["text"], 300, &specials),
-            &format!("the special token {problem}\n{hint}"),
-        );
+        assert_refused(trained_on(["text"], 300, &specials), &format!("the special token {problem}\n{hint}"));
     }
 }
 

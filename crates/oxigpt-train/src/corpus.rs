@@ -61,11 +61,7 @@ impl Corpus {
             }
         }
         let vocab_size = vocab_size(settings, &dataset)?;
-        let tokenizer = match dataset.tokenizer()? {
-            // Token files that came without a tokenizer and with so many words hold GPT-2's, as everywhere.
-            None => known.or_else(|| Some(Tokenizer::gpt2()).filter(|gpt2| gpt2.vocab_size() <= vocab_size)),
-            tokenizer => tokenizer,
-        };
+        let tokenizer = tokenizer(&dataset, known, vocab_size)?;
         if let Some(needed) = tokenizer.as_ref().map(Tokenizer::vocab_size).filter(|&n| n > vocab_size) {
             return Err(Error::SmallVocab { vocab_size, needed, dataset: dir.into() });
         }
@@ -94,6 +90,11 @@ impl Corpus {
                 self.vocab_size
             )
         })
+    }
+
+    /// Windows of an evaluation: of training and of validation tokens.
+    pub(crate) fn eval_windows(&self) -> u64 {
+        self.train_windows.len() + self.val_windows.len()
     }
 
     /// Losses on the training windows and on the validation windows; nothing where `progress`, which hears after each
@@ -150,6 +151,24 @@ pub fn planned_vocab_size(settings: &Settings) -> Result<usize, Error> {
             Ok(chars.vocab_size())
         }
     }
+}
+
+/// The tokenizer that a run of `settings` will have, where its data are at hand.
+pub(crate) fn planned_tokenizer(settings: &Settings, vocab_size: usize) -> Option<Tokenizer> {
+    let name = settings.dataset.as_str();
+    let dataset = open_prepared(name, &locate(name)).ok()??;
+    tokenizer(&dataset, None, vocab_size).ok()?
+}
+
+/// The tokenizer of the data, or else the one that is `known` from the model, or else GPT-2's: token files that came
+/// without a tokenizer and with so many words hold GPT-2's, as everywhere.
+fn tokenizer(
+    dataset: &Dataset,
+    known: Option<Tokenizer>,
+    vocab_size: usize,
+) -> Result<Option<Tokenizer>, Error> {
+    let gpt2 = || Some(Tokenizer::gpt2()).filter(|gpt2| gpt2.vocab_size() <= vocab_size);
+    Ok(dataset.tokenizer()?.or(known).or_else(gpt2))
 }
 
 fn is_built_in(name: &str) -> bool {

@@ -36,6 +36,28 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
 
+    /// A task that cannot be scored with this file.
+    #[error("{file}: {source}", file = file.display())]
+    Task {
+        /// The file of its items.
+        file: PathBuf,
+        /// Why not.
+        source: Box<oxigpt_eval::tasks::TaskError>,
+    },
+    /// A task is to be scored whose published file nobody fetched.
+    #[error("the published file of {task} was not given")]
+    TaskNotGiven {
+        /// The task.
+        task: &'static str,
+    },
+    /// A task is to be scored whose text nobody can put into tokens.
+    #[error("{task} cannot be scored: {dataset} has no tokenizer to read it with", dataset = dataset.display())]
+    NoTokenizer {
+        /// The task.
+        task: &'static str,
+        /// Data directory.
+        dataset: PathBuf,
+    },
     /// A run is to begin with a model that nobody opened.
     #[error("the run begins with the weights of {model}, which were not given")]
     ModelNotGiven {
@@ -272,6 +294,11 @@ impl Error {
             }
             Error::Changed { key, was, .. } => {
                 return Some(format!("leave --{key} at {was}, or start another run with another --out_dir"));
+            }
+            Error::Task { source, .. } => return source.hint(),
+            Error::TaskNotGiven { .. } => "fetch the file first, and hand it over with the request",
+            Error::NoTokenizer { .. } => {
+                "put the files of the data's tokenizer into the data directory, or leave the task out"
             }
             Error::ModelNotGiven { .. } => "open the model first, and hand it over with the request",
             Error::TargetExists { .. } => {

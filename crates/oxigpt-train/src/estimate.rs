@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use oxigpt_compute::cpu::packed_bytes;
-use oxigpt_compute::{Cost, Plan, Precision, Role};
-use oxigpt_model::{ModelConfig, ParameterCount, TrainPlan};
+use oxigpt_compute::{Cost, PhaseId, Plan, Precision, Role};
+use oxigpt_model::{ModelConfig, ParameterCount, TrainPlan, eval_plan, score_plan};
 
 use crate::error::Error;
 use crate::settings::Settings;
@@ -18,7 +18,7 @@ pub struct Estimate {
     pub parameters: ParameterCount,
     /// Micro-batches of a step.
     pub micro_batches: usize,
-    /// Tokens of a step.
+    /// Tokens of a step; under `eval_only`, of a pass.
     pub tokens_per_step: usize,
     /// Bytes of the plan's tensors by role; activations share one region. In bfloat16 there is also a workspace, for packed
     /// operands.
@@ -36,13 +36,17 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Of the run that resolved `settings` describe, on data of `vocab_size` tokens.
+    /// Of the run that resolved `settings` describe, on data of `vocab_size` tokens, which scores so many sequences of
+    /// so many positions side by side (see [`crate::planned_scoring`]).
     ///
     /// # Errors
     /// If there can be no such model or batch.
-    pub fn of(settings: &Settings, vocab_size: usize) -> Result<Estimate, Error> {
+    pub fn of(settings: &Settings, vocab_size: usize, scored: Option<[usize; 2]>) -> Result<Estimate, Error> {
         let config = settings.model_config(vocab_size);
-        let (plan, handles) = TrainPlan::build(&config, &settings.train_shape())?;
+        if settings.eval_only {
+            return Estimate::of_evaluation(settings, &config, scored);
+        }
+        let (plan, handles) = TrainPlan::build_scoring(&config, &settings.train_shape(), scored)?;
         let plan = plan.with_precision(settings.precision());
         Ok(Estimate::of_plan(settings, &config, &plan, &handles))
     }
@@ -57,25 +61,52 @@ impl Estimate {
         let phases = handles.phases;
         let runs =
             [(phases.first, 1), (phases.more, micro_batches - 1), (phases.norm, 1), (phases.update, 1)];
+        let saved = handles.parameters.entries().iter().map(|entry| plan.tensor(entry.id).bytes());
+        Estimate {
+            micro_batches,
+            tokens_per_step: settings.tokens_per_step(),
+            checkpoint_buffer_bytes: saved.max().unwrap_or(0),
+            ..Estimate::of_phases(config, plan, &runs)
+        }
+    }
+
+    /// Of an evaluation alone, whose passes are its steps. HellaSwag comes after them, in memory of its own.
+    fn of_evaluation(
+        settings: &Settings,
+        config: &ModelConfig,
+        scored: Option<[usize; 2]>,
+    ) -> Result<Estimate, Error> {
+        let (plan, _, pass) = eval_plan(config, settings.batch_size, settings.block_size)?;
+        let plan = plan.with_precision(settings.precision());
+        let tokens_per_step = settings.tokens_per_micro_batch();
+        let mut estimate =
+            Estimate { tokens_per_step, ..Estimate::of_phases(config, &plan, &[(pass.phase, 1)]) };
+        if let Some([rows, positions]) = scored {
+            let memory = memory(&score_plan(config, rows, positions)?.0.with_precision(settings.precision()));
+            if memory.values().sum::<usize>() > estimate.memory_bytes {
+                (estimate.memory_bytes, estimate.memory) = (memory.values().sum(), memory);
+            }
+        }
+        Ok(estimate)
+    }
+
+    /// Of a step that runs phases so often; of a plan of one micro-batch of which nothing is saved.
+    fn of_phases(config: &ModelConfig, plan: &Plan, runs: &[(PhaseId, usize)]) -> Estimate {
         let operators: Vec<_> = runs
             .iter()
             .flat_map(|&(phase, n)| plan.phase(phase).ops.iter().map(move |op| (op.cost(plan), n)))
             .collect();
         let times =
             |(cost, n): &(Cost, usize)| Cost { flops: cost.flops * *n as f64, bytes: cost.bytes * *n as f64 };
-        let mut memory = plan.memory_by_role();
-        if plan.precision() != Precision::Float32 {
-            memory.insert(Role::Workspace, packed_bytes(plan));
-        }
-        let saved = handles.parameters.entries().iter().map(|entry| plan.tensor(entry.id).bytes());
+        let memory = memory(plan);
         Estimate {
             parameters: config.parameter_count(),
             config: config.clone(),
-            micro_batches,
-            tokens_per_step: settings.tokens_per_step(),
+            micro_batches: 1,
+            tokens_per_step: 0,
             memory_bytes: memory.values().sum(),
             memory,
-            checkpoint_buffer_bytes: saved.max().unwrap_or(0),
+            checkpoint_buffer_bytes: 0,
             step: operators.iter().map(times).sum(),
             operators,
         }
@@ -98,13 +129,22 @@ impl Estimate {
     }
 }
 
+/// Bytes of a plan's tensors by role, and of what packed operands take.
+fn memory(plan: &Plan) -> BTreeMap<Role, usize> {
+    let mut memory = plan.memory_by_role();
+    if plan.precision() != Precision::Float32 {
+        memory.insert(Role::Workspace, packed_bytes(plan));
+    }
+    memory
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn gpt2(batch_size: usize) -> Estimate {
         let settings = Settings { bias: true, batch_size, total_batch_size: 8192, ..Settings::default() };
-        Estimate::of(&settings.resolve().unwrap(), 50257).unwrap()
+        Estimate::of(&settings.resolve().unwrap(), 50257, None).unwrap()
     }
 
     #[test]
@@ -144,9 +184,22 @@ mod tests {
         assert!(estimate.step_seconds(1e12, 1e9) > seconds);
     }
 
+    /// A third of the operations of training, and no gradients and moments.
+    #[test]
+    fn an_evaluation_takes_less() {
+        let settings = Settings { bias: true, batch_size: 4, eval_only: true, ..Settings::default() };
+        let settings = settings.resolve().unwrap();
+        let (training, pass) = (gpt2(4), Estimate::of(&settings, 50257, None).unwrap());
+        assert_eq!(pass.tokens_per_step, 4096);
+        assert!((training.step.flops / pass.step.flops / 2.0 - 3.0).abs() < 0.1);
+        assert_eq!(pass.memory[&Role::Parameter], training.memory[&Role::Parameter]);
+        assert!(pass.memory.get(&Role::Gradient).is_none_or(|&bytes| bytes == 0));
+        assert!(pass.memory_bytes < training.memory_bytes / 3);
+    }
+
     #[test]
     fn impossible_models_are_refused() {
         let settings = Settings { n_head: 5, ..Settings::default() };
-        assert!(matches!(Estimate::of(&settings, 100), Err(Error::Model(_))));
+        assert!(matches!(Estimate::of(&settings, 100, None), Err(Error::Model(_))));
     }
 }

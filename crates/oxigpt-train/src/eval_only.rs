@@ -1,24 +1,25 @@
 //! A run that only evaluates, once: the losses of a model, a checkpoint or random weights, without the memory that
 //! training takes.
 
-use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use oxigpt_model::eval_plan;
+use oxigpt_model::{eval_plan, score_plan};
 
 use crate::error::Error;
 use crate::event::{Eval, Event, Observer};
+use crate::hellaswag;
 use crate::job::{Job, Origin};
 use crate::machine;
 use crate::metrics::Metrics;
+use crate::run::go_on;
 use crate::run_dir::RunDir;
 
 /// Evaluates, and records it. Nothing where it was asked to stop meanwhile. The configuration of a run that exists stays
 /// as it is.
 pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Option<Eval>, Error> {
-    let Job { settings, dir, corpus, config, origin, warnings } = job;
+    let Job { settings, dir, corpus, config, origin, questions, warnings } = job;
     let (plan, parameters, pass) = eval_plan(&config, settings.batch_size, settings.block_size)?;
     let plan = plan.with_precision(settings.precision());
     let mut session = machine::session(plan, settings.threads)?;
@@ -43,12 +44,9 @@ pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> R
         observer.event(&event);
     }
     let began = Instant::now();
-    let windows = corpus.train_windows.len() + corpus.val_windows.len();
-    observer.evaluating(0, windows);
-    let mut progress = |done| {
-        observer.evaluating(done, windows);
-        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
+    let windows = corpus.eval_windows();
+    observer.evaluating(0, windows, "windows");
+    let mut progress = |done| go_on(stop, observer, done, windows, "windows");
     let Some([train, val]) = corpus.losses(&mut session, &pass, &mut progress)? else { return Ok(None) };
     let eval = Eval {
         step,
@@ -59,6 +57,19 @@ pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> R
     };
     metrics.record(&Event::Eval(eval))?;
     observer.event(&Event::Eval(eval));
+    if let Some(questions) = questions {
+        drop(session);
+        let [rows, positions] = hellaswag::shape(&questions);
+        let (plan, parameters, scorer) = score_plan(&config, rows, positions)?;
+        let mut session = machine::session(plan.with_precision(settings.precision()), settings.threads)?;
+        origin.upload(&mut session, &parameters, &config, settings.seed)?;
+        let total = questions.len() as u64;
+        let mut progress = |done| go_on(stop, observer, done, total, "questions");
+        let scored = hellaswag::score(&mut session, &scorer, &questions, step, &mut progress)?;
+        let Some(event) = scored else { return Ok(None) };
+        metrics.record(&event)?;
+        observer.event(&event);
+    }
     metrics.sync()?;
     Ok(Some(eval))
 }

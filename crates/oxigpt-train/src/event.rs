@@ -12,8 +12,8 @@ pub trait Observer {
     /// Hears what just happened.
     fn event(&mut self, event: &Event);
 
-    /// Hears how many of an evaluation's windows are done, where evaluating is all there is to do (`eval_only`).
-    fn evaluating(&mut self, _done: u64, _windows: u64) {}
+    /// Hears how much of an evaluation is done: of so many windows, or questions.
+    fn evaluating(&mut self, _done: u64, _total: u64, _unit: &'static str) {}
 }
 
 impl<F: FnMut(&Event)> Observer for F {
@@ -32,6 +32,9 @@ pub enum Event {
     Train(Train),
     /// The model was evaluated.
     Eval(Eval),
+    /// The model was scored on HellaSwag.
+    #[serde(rename = "hellaswag")]
+    HellaSwag(HellaSwagScore),
     /// The model wrote a text.
     Sample(Sample),
     /// A checkpoint was saved.
@@ -128,6 +131,25 @@ pub struct Eval {
     pub tokens: u64,
     /// Wall time of both.
     pub eval_ms: f64,
+}
+
+/// One scoring on HellaSwag, by build-nanogpt's definition.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct HellaSwagScore {
+    /// Updates made so far.
+    pub step: u64,
+    /// Share of the items whose right ending has the least loss.
+    pub acc: f64,
+    /// The same with losses over the number of an ending's tokens: what build-nanogpt logs.
+    pub acc_norm: f64,
+    /// The 95 % confidence interval of `acc_norm`.
+    pub interval: [f64; 2],
+    /// Items.
+    pub items: u64,
+    /// Items whose context did not fit into `block_size`.
+    pub truncated: u64,
+    /// Wall time.
+    pub hellaswag_ms: f64,
 }
 
 /// One text of the model.

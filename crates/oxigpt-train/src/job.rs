@@ -1,16 +1,18 @@
 //! From a request to a run that is possible: its directory, data, model, plan and memory, all checked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oxigpt_compute::cpu::has_bfloat16;
 use oxigpt_compute::{Plan, Precision, Session};
 use oxigpt_data::tokenizer_beside;
+use oxigpt_eval::tasks::hellaswag::Questions;
 use oxigpt_model::{Initial, ModelConfig, TensorTable, TrainPlan};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::corpus::{Corpus, open_dataset};
 use crate::error::Error;
 use crate::estimate::Estimate;
+use crate::hellaswag;
 use crate::machine;
 use crate::model::Model;
 use crate::resume;
@@ -26,6 +28,8 @@ pub(crate) struct Job {
     pub(crate) corpus: Corpus,
     pub(crate) config: ModelConfig,
     pub(crate) origin: Origin,
+    /// The items of HellaSwag, where they are asked for.
+    pub(crate) questions: Option<Questions>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -45,8 +49,13 @@ pub(crate) struct Planned {
 }
 
 impl Job {
-    /// Checks everything but the plan before anything is allocated or written. The `model` is what `init_from` names.
-    pub(crate) fn check(mut settings: Settings, model: Option<Model>) -> Result<Job, Error> {
+    /// Checks everything but the plan before anything is allocated or written. The `model` is what `init_from` names,
+    /// `published` the published file of HellaSwag.
+    pub(crate) fn check(
+        mut settings: Settings,
+        model: Option<Model>,
+        published: Option<&Path>,
+    ) -> Result<Job, Error> {
         let root = PathBuf::from(&settings.out_dir);
         let mut warnings = Vec::new();
         let (mut dir, mut checkpoint) = (None, None);
@@ -75,6 +84,7 @@ impl Job {
                 let model = model.ok_or_else(|| Error::ModelNotGiven { model: name.into() })?;
                 settings.check_against(&model.config, &model.name)?;
                 let known = model.tokenizer_for(&dataset)?;
+                warnings.extend(model.doubt_about(&dataset));
                 (Origin::Model(Box::new(model)), known)
             }
             (None, _) => (Origin::Random, None),
@@ -82,14 +92,16 @@ impl Job {
         let corpus = Corpus::new(&settings, dataset, known)?;
         let config = settings.model_config(corpus.vocab_size);
         warnings.extend(corpus.unused_vocabulary());
-        Ok(Job { settings, dir, corpus, config, origin, warnings })
+        let questions = hellaswag::questions(&settings, published, &corpus)?;
+        Ok(Job { settings, dir, corpus, config, origin, questions, warnings })
     }
 
     /// Plans a training step.
     pub(crate) fn plan(&mut self) -> Result<Planned, Error> {
-        let Job { settings, corpus, config, warnings, .. } = self;
+        let Job { settings, corpus, config, questions, warnings, .. } = self;
         let sampler = Sampler::new(settings, corpus, warnings)?;
-        let (plan, handles) = TrainPlan::build(config, &settings.train_shape())?;
+        let scored = questions.as_ref().map(hellaswag::shape);
+        let (plan, handles) = TrainPlan::build_scoring(config, &settings.train_shape(), scored)?;
         let plan = plan.with_precision(settings.precision());
         if plan.precision() == Precision::Bfloat16 && !has_bfloat16() {
             warnings.push(

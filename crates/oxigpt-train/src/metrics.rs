@@ -51,6 +51,7 @@ impl Metrics {
         match event {
             Event::Train(train) => writeln!(self.log, "{} train {:.6}", train.step, train.loss)?,
             Event::Eval(eval) => writeln!(self.log, "{} val {:.4}", eval.step, eval.val_loss)?,
+            Event::HellaSwag(score) => writeln!(self.log, "{} hella {:.4}", score.step, score.acc_norm)?,
             _ => {}
         }
         Ok(())
@@ -79,7 +80,7 @@ fn drop_lines(path: &Path, keep: impl Fn(&str) -> bool) -> io::Result<()> {
 fn happens_again(kind: &str, at: u64, step: u64, settled: bool) -> bool {
     match kind {
         "train" => at >= step,
-        "eval" | "val" | "sample" if !settled => at >= step,
+        "eval" | "val" | "hellaswag" | "hella" | "sample" if !settled => at >= step,
         _ => at > step,
     }
 }

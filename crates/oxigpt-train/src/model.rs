@@ -69,6 +69,20 @@ impl Model {
         }
     }
 
+    /// A word about data whose tokens may be others than this model's, where nothing tells.
+    pub fn doubt_about(&self, dataset: &Dataset) -> Option<String> {
+        let tokenizer = dataset.tokenizer().ok().flatten().filter(|_| self.tokenizer.is_none())?;
+        Some(format!(
+            "{} has no tokenizer, so nothing shows that its {} words are the {} tokens of {} ({}): if they are not, what \
+             follows means nothing",
+            self.name,
+            self.config.vocab_size,
+            tokenizer.vocab_size(),
+            dataset.dir().display(),
+            tokenizer.name(),
+        ))
+    }
+
     fn check_tokenizer(&self) -> Result<(), Error> {
         match &self.tokenizer {
             Some(tokenizer) if tokenizer.vocab_size() > self.config.vocab_size => {

@@ -29,6 +29,8 @@ const CHANGEABLE: &[&str] = &[
     "eval_interval",
     "eval_iters",
     "eval_tokens",
+    "hellaswag",
+    "hellaswag_limit",
     "always_save_checkpoint",
     "save_interval",
     "keep_checkpoints",

@@ -4,13 +4,14 @@
 //! before the next update, and none of it touches the weights or the order of the data.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use oxigpt_compute::Session;
 use oxigpt_data::Split;
+use oxigpt_eval::tasks::hellaswag::Questions;
 use oxigpt_model::ModelConfig;
 
 use crate::checkpoint::{self, Best, Checkpoint, State};
@@ -19,6 +20,7 @@ use crate::error::Error;
 use crate::estimate::Estimate;
 use crate::eval_only;
 use crate::event::{Eval, Event, Observer, Saved, Started, Summary, Train};
+use crate::hellaswag;
 use crate::job::{Job, Origin, Planned};
 use crate::machine;
 use crate::metrics::Metrics;
@@ -36,6 +38,8 @@ pub struct Request {
     pub settings: Settings,
     /// The model that `init_from` names, where it names one.
     pub model: Option<Model>,
+    /// The published file of HellaSwag, where the settings ask for that.
+    pub hellaswag: Option<PathBuf>,
     /// Set from outside to end the run after the step at hand, with a checkpoint.
     pub stop: Arc<AtomicBool>,
     /// Operations a second that utilisation is relative to; measured where absent.
@@ -62,8 +66,8 @@ pub enum Outcome {
 /// If the request cannot be carried out, a file cannot be written, or training diverges. Checkpoints that were
 /// saved before stay as they are.
 pub fn train(request: Request, observer: &mut dyn Observer) -> Result<Outcome, Error> {
-    let Request { settings, model, stop, peak_flops } = request;
-    let mut job = Job::check(settings.resolve()?, model)?;
+    let Request { settings, model, hellaswag, stop, peak_flops } = request;
+    let mut job = Job::check(settings.resolve()?, model, hellaswag.as_deref())?;
     if job.settings.eval_only {
         return eval_only::run(job, &stop, observer).map(Outcome::Evaluated);
     }
@@ -87,6 +91,7 @@ struct Run<'a> {
     config: ModelConfig,
     estimate: Estimate,
     sampler: Option<Sampler>,
+    questions: Option<Questions>,
     dir: RunDir,
     trainer: Trainer,
     metrics: Metrics,
@@ -106,7 +111,7 @@ impl<'a> Run<'a> {
         stop: Arc<AtomicBool>,
         observer: &'a mut dyn Observer,
     ) -> Result<Run<'a>, Error> {
-        let Job { settings, dir, corpus, config, origin, warnings } = job;
+        let Job { settings, dir, corpus, config, origin, questions, warnings } = job;
         let Planned { plan, handles, estimate, sampler } = planned;
         let session = Session::new(plan, machine::backend(settings.threads)?)?;
         let mut trainer = Trainer::new(&settings, session, handles, corpus.loader.clone());
@@ -132,6 +137,7 @@ impl<'a> Run<'a> {
             config,
             estimate,
             sampler,
+            questions,
             dir,
             trainer,
             metrics,
@@ -201,8 +207,11 @@ impl<'a> Run<'a> {
         let mut save = is_last || due(self.settings.save_interval);
         let sample = self.settings.sample_interval > 0 && (is_last || due(self.settings.sample_interval));
         if is_last || due(self.settings.eval_interval) {
-            let Some(improved) = self.evaluate()? else { return Ok(()) };
-            save |= improved || self.settings.always_save_checkpoint;
+            let Some(val_loss) = self.evaluate()? else { return Ok(()) };
+            if !self.score()? {
+                return Ok(());
+            }
+            save |= self.is_best(val_loss) || self.settings.always_save_checkpoint;
         }
         // A model that has learned nothing has nothing to say, and is made again from its seed.
         if sample && step > 0 {
@@ -212,14 +221,13 @@ impl<'a> Run<'a> {
         if save && step > 0 { self.save() } else { Ok(()) }
     }
 
-    /// Evaluates, and says whether the model is the best so far; nothing if it was asked to stop meanwhile.
-    fn evaluate(&mut self) -> Result<Option<bool>, Error> {
+    /// Evaluates, and gives the validation loss; nothing if it was asked to stop meanwhile.
+    fn evaluate(&mut self) -> Result<Option<f64>, Error> {
         let began = Instant::now();
-        let Trainer { session, plan, step, .. } = &mut self.trainer;
-        let stop = &self.stop;
-        let mut go_on =
-            |_| if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let Some([train, val]) = self.corpus.losses(session, &plan.evaluate, &mut go_on)? else {
+        let Self { trainer: Trainer { session, plan, step, .. }, corpus, stop, observer, .. } = self;
+        let windows = corpus.eval_windows();
+        let mut progress = |done| go_on(stop, *observer, done, windows, "windows");
+        let Some([train, val]) = corpus.losses(session, &plan.evaluate, &mut progress)? else {
             return Ok(None);
         };
         let (step, val_loss) = (*step, val.nats_per_token);
@@ -230,11 +238,29 @@ impl<'a> Run<'a> {
         let eval_ms = began.elapsed().as_secs_f64() * 1e3;
         let train_loss = train.nats_per_token;
         self.tell(&Event::Eval(Eval { step, train_loss, val_loss, tokens: val.tokens, eval_ms }))?;
+        Ok(Some(val_loss))
+    }
+
+    /// Scores the model on HellaSwag, if that is asked for; false if it was asked to stop meanwhile.
+    fn score(&mut self) -> Result<bool, Error> {
+        let Self { trainer: Trainer { session, plan, step, .. }, questions, stop, observer, .. } = self;
+        let (Some(questions), Some(scorer)) = (questions, &plan.scorer) else { return Ok(true) };
+        let total = questions.len() as u64;
+        let mut progress = |done| go_on(stop, *observer, done, total, "questions");
+        match hellaswag::score(session, scorer, questions, *step, &mut progress)? {
+            Some(event) => self.tell(&event).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the model is the best so far, which is noted.
+    fn is_best(&mut self, val_loss: f64) -> bool {
+        let step = self.trainer.step;
         let improved = step > 0 && self.state.best.is_none_or(|best| val_loss < best.val_loss);
         if improved {
             self.state.best = Some(Best { step, val_loss });
         }
-        Ok(Some(improved))
+        improved
     }
 
     fn sample(&mut self) -> Result<(), Error> {
@@ -332,6 +358,18 @@ impl<'a> Run<'a> {
             initial_loss: estimate.initial_loss(),
         }))
     }
+}
+
+/// Tells how much of an evaluation is done, and breaks it off where that is asked for.
+pub(crate) fn go_on(
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+    done: u64,
+    total: u64,
+    unit: &'static str,
+) -> ControlFlow<()> {
+    observer.evaluating(done, total, unit);
+    if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// What there is to tell of the checkpoint of `state`.

@@ -22,8 +22,8 @@ use toml::Spanned;
 
 pub use error::{Origin, SettingsError};
 pub use start::Start;
-pub use value::Kind;
 use value::Value;
+pub use value::{Kind, TaskFile};
 
 /// What the help text and the error messages say of one key.
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +148,10 @@ settings! {
         eval_iters: usize = 200;
         /// tokens of the fixed validation windows; 0 = eval_iters x batch_size x block_size
         eval_tokens: usize = 0;
+        /// HellaSwag at every evaluation: true for the published file, or the path of a hellaswag_*.jsonl
+        hellaswag: TaskFile = TaskFile::None;
+        /// items of it, from the first on; 0 = all
+        hellaswag_limit: usize = 0;
         /// save at every evaluation, not only at a better one
         always_save_checkpoint: bool = true;
         /// steps between checkpoints; 0 = at evaluations only

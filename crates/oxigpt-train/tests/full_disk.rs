@@ -44,6 +44,7 @@ fn a_full_disk_costs_the_checkpoint_at_hand_and_no_other() {
     let request = |init_from: &str| Request {
         settings: Settings { init_from: init_from.into(), ..settings.clone() },
         model: None,
+        hellaswag: None,
         stop: Default::default(),
         peak_flops: Some(1e11),
     };

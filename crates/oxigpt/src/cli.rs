@@ -1,6 +1,7 @@
 //! What can be typed: the commands and their options, as data, and nothing of what they mean.
 
 mod prepare;
+mod tokenizer;
 
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::report;
 pub(crate) use prepare::{
     DataArgs, HowArgs, OutputArgs, PREPARING, PrepareSource, RecordArgs, SetArgs, TextArgs,
 };
+pub(crate) use tokenizer::{TIMING, TokenizeArgs, TokenizerAction, TrainTokenizerArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,7 +59,8 @@ const EVALUATING: &str = concat!(
 Examples:
   oxigpt eval --from out/demo               on all validation tokens of the run
   oxigpt eval --from gpt2 --data data/mine --split train --json
-  oxigpt eval --from gpt2 --task hellaswag --file hellaswag_val.jsonl
+  oxigpt eval --from gpt2 --task hellaswag  its published items, fetched once
+  oxigpt eval --from gpt2 --task lambada --file lambada_test.jsonl
   oxigpt eval eval-gpt2                     model, data and batch of a recipe
 "
 );
@@ -130,6 +133,9 @@ pub(crate) enum Commands {
     Prepare(PrepareSource),
     /// Say what a data set holds, and check it
     Data(DataArgs),
+    /// Make a tokenizer
+    #[command(subcommand)]
+    Tokenizer(TokenizerAction),
     /// Generate text with a model
     #[command(after_help = MODELS)]
     Sample(SampleArgs),
@@ -142,7 +148,7 @@ pub(crate) enum Commands {
     /// Show the losses of runs side by side, and what differs between their settings
     #[command(after_help = COMPARING)]
     Compare(CompareArgs),
-    /// Measure how fast this machine trains and samples a model of some shape
+    /// Measure how fast this machine trains and samples a model, or encodes text
     #[command(subcommand)]
     Bench(BenchKind),
     /// Say what a run will take: memory, work and time
@@ -222,6 +228,9 @@ pub(crate) enum BenchKind {
     /// Generating one text, token by token
     #[command(after_help = BENCHING)]
     Sample(BenchArgs),
+    /// Encoding a text
+    #[command(after_help = TIMING)]
+    Tokenize(TokenizeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -257,7 +266,7 @@ pub(crate) struct EvalArgs {
     /// A task with a published protocol, hellaswag, lambada or wikitext; may be repeated
     #[arg(long, value_enum, value_name = "TASK", hide_possible_values = true)]
     pub(crate) task: Vec<Task>,
-    /// The file of a task: the first is for the first task, and so on
+    /// The file of a task: the first is for the first task, and so on; HellaSwag's is fetched where none is given
     #[arg(long, requires = "task", value_name = "FILE")]
     pub(crate) file: Vec<PathBuf>,
     /// The first N items of each task only: questions, passages, or lines that are not blank
@@ -473,6 +482,7 @@ fn key_arg(key: &'static settings::Key, default: &str) -> Arg {
         .action(ArgAction::Append);
     match settings::kind_of(key.name) {
         Some(Kind::Bool) => arg.value_name("BOOL").num_args(0..=1).default_missing_value("true"),
+        Some(Kind::File) => arg.value_name("true|PATH").num_args(0..=1).default_missing_value("true"),
         Some(Kind::Integer) => arg.value_name("N").allow_hyphen_values(true),
         Some(Kind::Float) => arg.value_name("X").allow_hyphen_values(true),
         Some(Kind::Choice(words)) => arg.value_name(words.join("|")),

@@ -1,14 +1,15 @@
 //! From a configuration as typed to settings that can run: recipes, files and flags, laid over one another, and all of
 //! them over the shape of the model that the run begins with, where it begins with one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use oxigpt_model::ModelConfig;
 use oxigpt_train::Model;
-use oxigpt_train::settings::{KEYS, Settings, Start, nearest};
+use oxigpt_train::settings::{KEYS, Settings, Start, TaskFile, nearest};
 
 use crate::cli::{AttentionFlags, ConfigArgs, EvalArgs, EvalFlags, Flags};
+use crate::fetch;
 use crate::hint::CliError;
 use crate::model;
 use crate::recipes::{self, RECIPES};
@@ -25,6 +26,8 @@ pub(crate) struct Configured {
     pub(crate) settings: Settings,
     /// The model that the run begins with, if it begins with one.
     pub(crate) model: Option<Model>,
+    /// The published file of HellaSwag, if the run is measured by it.
+    pub(crate) hellaswag: Option<PathBuf>,
 }
 
 /// What the arguments ask for; doubts are told on standard error.
@@ -34,7 +37,8 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<Configured> {
         Ok((model.config.clone(), model))
     };
     let (settings, model) = configured(args, &open)?;
-    Ok(Configured { settings, model })
+    let hellaswag = (settings.hellaswag == TaskFile::Published).then(fetch::hellaswag).transpose()?;
+    Ok(Configured { settings, model, hellaswag })
 }
 
 /// The settings alone, for which the weights of a published model need not be there.

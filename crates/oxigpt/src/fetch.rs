@@ -1,11 +1,12 @@
-//! Models of the Hugging Face hub, fetched into the cache that the Python tools share, and what is to be seen of it.
+//! Models of the Hugging Face hub, fetched into the cache that the Python tools share; the published file of HellaSwag,
+//! beside it; and what is to be seen of it.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use fs_err as fs;
-use oxigpt_hub::{Hub, Progress, RepoId, Stage};
+use oxigpt_hub::{Hub, OnProgress, Progress, RepoId, Stage};
 
 use crate::report::{ByteBar, duration};
 
@@ -20,23 +21,56 @@ const FILES: [&str; 7] = [
     "added_tokens.json",
 ];
 
+/// HellaSwag's validation items, as their authors publish them.
+pub(crate) const HELLASWAG: &str =
+    "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl";
+const HELLASWAG_SHA256: &str = "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588";
+
 /// The directory of a model of the hub, fetched as far as it is not in the cache.
 pub(crate) fn model(name: &str) -> Result<PathBuf> {
     let (hub, repo) = (Hub::from_env()?, RepoId::model(name)?);
     let snapshot = |wanted: &dyn Fn(&str) -> bool| {
-        let mut bar = Bar { bar: ByteBar::new(), waits_for: String::new() };
-        let dir = hub.snapshot(&repo, "main", wanted, &mut |progress: &Progress<'_>| {
-            bar.show(progress);
-            ControlFlow::Continue(())
-        });
-        bar.bar.finish();
-        dir
+        shown(&mut |on_progress| hub.snapshot(&repo, "main", wanted, on_progress))
     };
     let dir = snapshot(&|file| FILES.contains(&file) || is_weights(file, "model", ".safetensors"))?;
     if has_safetensors(&dir)? {
         return Ok(dir);
     }
     Ok(snapshot(&|file| FILES.contains(&file) || is_weights(file, "pytorch_model", ".bin"))?)
+}
+
+/// HellaSwag's validation items, fetched if they are not there.
+pub(crate) fn hellaswag() -> Result<PathBuf> {
+    let hub = Hub::from_env()?;
+    let path = hellaswag_path(&hub);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    shown(&mut |on_progress| hub.download(HELLASWAG, &path, Some(HELLASWAG_SHA256), on_progress))
+        .context("HellaSwag is needed")?;
+    Ok(path)
+}
+
+/// The same, if they have been fetched already.
+pub(crate) fn fetched_hellaswag() -> Option<PathBuf> {
+    let path = hellaswag_path(&Hub::from_env().ok()?);
+    path.is_file().then_some(path)
+}
+
+/// Beside the cache of the hub, which has a layout of its own.
+fn hellaswag_path(hub: &Hub) -> PathBuf {
+    hub.settings().cache.with_file_name("oxigpt").join("hellaswag_val.jsonl")
+}
+
+/// Shows what a transfer does.
+fn shown<T>(transfer: &mut dyn FnMut(OnProgress<'_>) -> oxigpt_hub::Result<T>) -> oxigpt_hub::Result<T> {
+    let mut bar = Bar { bar: ByteBar::new(), waits_for: String::new() };
+    let done = transfer(&mut |progress: &Progress<'_>| {
+        bar.show(progress);
+        ControlFlow::Continue(())
+    });
+    bar.bar.finish();
+    done
 }
 
 /// Whether a file is all weights, or one of several with weights, or the index of them.

@@ -133,7 +133,8 @@ impl ByteBar {
             self.bar.reset();
             self.bar.set_message(self.stage.clone());
             if self.bar.is_hidden() {
-                eprint(&format_args!("{stage} {}", HumanBytes(total)));
+                let size = if total > 0 { format!(" {}", HumanBytes(total)) } else { String::new() };
+                eprint(&format_args!("{stage}{size}"));
             }
             self.told = Instant::now();
             self.began = (self.told, done);

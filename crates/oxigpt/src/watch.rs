@@ -4,15 +4,15 @@ use std::fmt::Write;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use oxigpt_train::words::{count, shell_word};
-use oxigpt_train::{Eval, Event, Observer, Sample, Started, Summary, Train};
+use oxigpt_train::{Eval, Event, HellaSwagScore, Observer, Sample, Started, Summary, Train};
 
 use crate::report::{self, CountBar, bytes, duration, metric, thousands};
 
 /// Watches a run.
 pub(crate) struct Watch {
     bar: ProgressBar,
-    /// Of an evaluation that is all there is to do.
-    windows: Option<CountBar>,
+    /// Of an evaluation that takes long, and what it counts.
+    evaluation: Option<(CountBar, &'static str)>,
     log_interval: u64,
     max_iters: u64,
     pace: Pace,
@@ -39,7 +39,7 @@ impl Watch {
     pub(crate) fn new(log_interval: usize) -> Watch {
         Watch {
             bar: ProgressBar::hidden(),
-            windows: None,
+            evaluation: None,
             log_interval: log_interval as u64,
             max_iters: 0,
             pace: Pace::default(),
@@ -49,9 +49,17 @@ impl Watch {
     /// Takes the bar away.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
-        if let Some(windows) = &self.windows {
-            windows.finish();
+        if let Some((evaluation, _)) = &self.evaluation {
+            evaluation.finish();
         }
+    }
+
+    /// A line about an evaluation that is done.
+    fn evaluated(&mut self, text: &str) {
+        if let Some((evaluation, _)) = self.evaluation.take() {
+            evaluation.finish();
+        }
+        self.line(text);
     }
 
     fn line(&self, text: &str) {
@@ -95,12 +103,8 @@ impl Observer for Watch {
         match event {
             Event::Started(started) => self.started(started),
             Event::Train(train) => self.stepped(train),
-            Event::Eval(eval) => {
-                if let Some(windows) = self.windows.take() {
-                    windows.finish();
-                }
-                self.line(&eval_line(eval));
-            }
+            Event::Eval(eval) => self.evaluated(&eval_line(eval)),
+            Event::HellaSwag(score) => self.evaluated(&hellaswag_line(score)),
             Event::Sample(sample) => self.line(&sample_text(sample)),
             Event::Checkpoint(saved) => {
                 let best = if saved.best { ", the best so far" } else { "" };
@@ -115,8 +119,21 @@ impl Observer for Watch {
         }
     }
 
-    fn evaluating(&mut self, done: u64, windows: u64) {
-        self.windows.get_or_insert_with(|| CountBar::new(windows, "windows")).show(done);
+    fn evaluating(&mut self, done: u64, total: u64, unit: &'static str) {
+        // In training on a terminal, the bar of the run is there to be written on.
+        if self.max_iters > 0 && !self.bar.is_hidden() {
+            return self.bar.set_message(format!(
+                "evaluating: {} of {} {unit}",
+                thousands(done),
+                thousands(total)
+            ));
+        }
+        if self.evaluation.as_ref().is_none_or(|(_, counted)| *counted != unit) {
+            self.evaluation = Some((CountBar::new(total, unit), unit));
+        }
+        if let Some((evaluation, _)) = &self.evaluation {
+            evaluation.show(done);
+        }
     }
 }
 
@@ -131,6 +148,15 @@ fn step_line(train: &Train) -> String {
 
 fn eval_line(eval: &Eval) -> String {
     format!("step {:5} | train loss {:.4} | val loss {:.4}", eval.step, eval.train_loss, eval.val_loss)
+}
+
+fn hellaswag_line(score: &HellaSwagScore) -> String {
+    let HellaSwagScore { step, acc, acc_norm, interval: [low, high], items, hellaswag_ms, .. } = score;
+    format!(
+        "step {step:5} | HellaSwag acc_norm {acc_norm:.4} ({low:.4} to {high:.4}) | acc {acc:.4} | {} items in {}",
+        thousands(*items),
+        duration(hellaswag_ms / 1e3)
+    )
 }
 
 fn sample_text(sample: &Sample) -> String {

@@ -18,9 +18,11 @@ mod block;
 mod blocks;
 mod choose;
 mod encode;
+mod extent;
 mod find;
 mod inputs;
 mod journal;
+mod learn;
 mod open;
 mod pipeline;
 mod rows;
@@ -34,6 +36,7 @@ use std::path::{Path, PathBuf};
 
 pub use choose::Holdout;
 pub use encode::EndOfText;
+pub use learn::{Learned, tokenizer_paths, train_tokenizer, write_tokenizer};
 pub use source::{Fetch, FetchError, Format, Input, Place, Source};
 pub use tokenizer::TokenizerKind;
 
@@ -82,12 +85,14 @@ impl Default for PrepareOptions {
 /// What a preparation is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Counting the characters of the inputs, where that is needed.
+    /// Counting characters of the inputs, or their words.
     Read,
     /// Turning text into tokens.
     Encode,
     /// Finishing the last shards.
     Write,
+    /// Merging pairs into the tokens of a new tokenizer.
+    Merge,
 }
 
 /// How far a preparation is, in bytes of its inputs as they are on the disk.

@@ -39,12 +39,12 @@ impl Stream {
         let read = Arc::new(AtomicU64::new(0));
         let name: Arc<Path> = path.unwrap_or(Path::new(&input.name)).into();
         let (inner, compression): (Box<dyn Read>, _) = match (path, &input.place) {
-            (Some(path), _) => decompress(fs::File::open(path)?, offset, &read)?,
+            (Some(path), _) => from_offset(fs::File::open(path)?, offset, &read)?,
             (None, Place::Memory(text)) => {
                 let rest = text.get(offset as usize..).unwrap_or_default().to_owned();
                 (Box::new(Counted { inner: io::Cursor::new(rest), read: read.clone() }), None)
             }
-            (None, _) => (Box::new(io::empty()), None),
+            (None, _) => decompress(io::stdin(), &read)?,
         };
         let mut stream = Stream { path: name, inner, compression, read };
         if stream.compression.is_some() {
@@ -78,31 +78,55 @@ impl Stream {
     }
 }
 
-/// Compressed text is passed over by decompressing it, plain text by seeking: that has been done here.
-fn decompress(
+/// A file's text. Compressed text is passed over by decompressing it, plain text by seeking: that has been done here.
+fn from_offset(
     mut file: fs::File,
     offset: u64,
     read: &Arc<AtomicU64>,
 ) -> Result<(Box<dyn Read>, Option<&'static str>)> {
-    let mut magic = Vec::new();
-    file.by_ref().take(4).read_to_end(&mut magic)?;
-    let kind = if magic.starts_with(GZIP) {
+    // What is read from its beginning may be a pipe, in which there is no seeking.
+    if offset == 0 {
+        return decompress(file, read);
+    }
+    let is_plain = compression(&first_bytes(&mut file)?).is_none();
+    file.seek(SeekFrom::Start(if is_plain { offset } else { 0 }))?;
+    if !is_plain {
+        return decompress(file, read);
+    }
+    read.store(offset, Ordering::Relaxed);
+    Ok((Box::new(Counted { inner: file, read: read.clone() }), None))
+}
+
+fn decompress(
+    mut source: impl Read + 'static,
+    read: &Arc<AtomicU64>,
+) -> Result<(Box<dyn Read>, Option<&'static str>)> {
+    let first = first_bytes(&mut source)?;
+    let kind = compression(&first);
+    let whole = Counted { inner: io::Cursor::new(first).chain(source), read: read.clone() };
+    let whole = io::BufReader::with_capacity(1 << 17, whole);
+    let inner: Box<dyn Read> = match kind {
+        Some("gzip") => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
+        Some(_) => Box::new(zstd::Decoder::with_buffer(whole)?),
+        None => Box::new(whole),
+    };
+    Ok((inner, kind))
+}
+
+fn first_bytes(source: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(4).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn compression(first_bytes: &[u8]) -> Option<&'static str> {
+    if first_bytes.starts_with(GZIP) {
         Some("gzip")
-    } else if magic.starts_with(ZSTD) {
+    } else if first_bytes.starts_with(ZSTD) {
         Some("zstd")
     } else {
         None
-    };
-    let start = if kind.is_some() { 0 } else { offset };
-    file.seek(SeekFrom::Start(start))?;
-    read.store(start, Ordering::Relaxed);
-    let file = io::BufReader::with_capacity(1 << 17, Counted { inner: file, read: read.clone() });
-    let inner: Box<dyn Read> = match kind {
-        Some("gzip") => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        Some(_) => Box::new(zstd::Decoder::with_buffer(file)?),
-        None => Box::new(file),
-    };
-    Ok((inner, kind))
+    }
 }
 
 /// Counts what is read.

@@ -1,7 +1,6 @@
 //! One preparation from its beginning, or from where it was interrupted, to the dataset that is in its place.
 
 use std::io::{self, Read};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
@@ -16,6 +15,7 @@ use super::block::Position;
 use super::blocks::Cutter;
 use super::choose::{Chooser, Holdout};
 use super::encode::{Counted, Encoded, Encoder, EndOfText, check_splits, count};
+use super::extent::Extent;
 use super::inputs::{check_inputs, is_piped, saved_pipes};
 use super::journal::{InputState, Journal, Mark};
 use super::open::locate;
@@ -132,7 +132,7 @@ fn stage(
     let run = Run {
         source,
         options,
-        totals: totals(&source.inputs),
+        extent: Extent::of(&source.inputs),
         inputs: Mutex::new(journal.inputs.clone()),
         staging: &staging,
         stop: AtomicBool::new(false),
@@ -153,18 +153,8 @@ fn stage(
     Ok(manifest)
 }
 
-fn threads(wanted: usize) -> usize {
+pub(crate) fn threads(wanted: usize) -> usize {
     if wanted > 0 { wanted } else { thread::available_parallelism().map_or(1, usize::from) }
-}
-
-/// Where each input ends, in bytes of all; the last is their sum.
-fn totals(inputs: &[Input]) -> Vec<u64> {
-    let mut sum = 0;
-    let ends = inputs.iter().map(|input| {
-        sum += input.bytes;
-        sum
-    });
-    std::iter::once(0).chain(ends.collect::<Vec<_>>()).collect()
 }
 
 fn chooser(options: &PrepareOptions, chars: u64) -> Result<Chooser> {
@@ -189,7 +179,7 @@ fn chooser(options: &PrepareOptions, chars: u64) -> Result<Chooser> {
 struct Run<'a> {
     source: &'a Source,
     options: &'a PrepareOptions,
-    totals: Vec<u64>,
+    extent: Extent,
     /// Those that have been opened, as they were then; with checksums as far as these have been computed.
     inputs: Mutex<Vec<Option<InputState>>>,
     staging: &'a Path,
@@ -222,24 +212,6 @@ impl Run<'_> {
         }
     }
 
-    /// Tells how far a stage is.
-    fn show(&self, watch: Watch<'_>, stage: Stage, next: &Position, read: u64) -> Result<()> {
-        let within = if next.offset == 0 {
-            0
-        } else {
-            read.min(self.totals[next.input + 1] - self.totals[next.input])
-        };
-        let done = self.totals[next.input] + within;
-        match watch(Progress { stage, done, total: self.total() }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Interrupted),
-        }
-    }
-
-    fn total(&self) -> u64 {
-        self.totals.last().copied().unwrap_or(0)
-    }
-
     /// One pass over all inputs that only counts.
     fn count(&self, collect: bool, watch: Watch<'_>) -> Result<Counted> {
         let opened = |index: usize, path: Option<&Path>| self.note(index, path);
@@ -252,7 +224,7 @@ impl Run<'_> {
             |(mut counted, next, read)| {
                 all.chars += counted.chars;
                 all.alphabet.append(&mut counted.alphabet);
-                self.show(watch, Stage::Read, &next, read)
+                self.extent.show(watch, Stage::Read, &next, read)
             },
         )?;
         Ok(all)
@@ -291,7 +263,7 @@ impl Run<'_> {
         }
         let mark = writer.done;
         self.save(&mut writer, mark)?;
-        let _ = watch(Progress { stage: Stage::Write, done: 0, total: self.total() });
+        let _ = watch(Progress { stage: Stage::Write, done: 0, total: self.extent.total() });
         check_splits(writer.done.tokens).inspect_err(|_| drop(fs::remove_dir_all(self.staging)))?;
         let info = TokenizerInfo { name: tokenizer.name().to_string(), hash: tokenizer.hash() };
         let manifest = Manifest {
@@ -301,7 +273,8 @@ impl Run<'_> {
             empty_documents: writer.done.empty_documents,
             ..Manifest::new(tokenizer.vocab_size(), info, writer.staged.end()?)
         };
-        let _ = watch(Progress { stage: Stage::Write, done: self.total(), total: self.total() });
+        let _ =
+            watch(Progress { stage: Stage::Write, done: self.extent.total(), total: self.extent.total() });
         Ok(manifest)
     }
 
@@ -348,7 +321,7 @@ impl Run<'_> {
                     let mark = writer.done;
                     self.save(writer, mark)?;
                 }
-                self.show(watch, Stage::Encode, &encoded.next, encoded.read)
+                self.extent.show(watch, Stage::Encode, &encoded.next, encoded.read)
             },
         )
     }

@@ -7,8 +7,9 @@ use std::str::FromStr;
 use fs_err as fs;
 use oxigpt_text::Tokenizer;
 
-use crate::dataset::tokenizer_beside;
+use crate::dataset::{Dataset, tokenizer_beside};
 use crate::error::{Error, Result};
+use crate::{manifest, meta};
 
 /// Which tokenizer makes the tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +20,8 @@ pub enum TokenizerKind {
     Char,
     /// One token per byte.
     Byte,
-    /// What is described by a `tokenizer.json`, or by the tokenizer files in a folder.
+    /// What is described by a `tokenizer.json`, by nanoGPT's `meta.pkl`, or by the files in a folder: a tokenizer's, or a
+    /// data set's.
     Files(PathBuf),
 }
 
@@ -51,8 +53,11 @@ impl fmt::Display for TokenizerKind {
 }
 
 impl TokenizerKind {
-    /// The tokenizer, unless the text must be seen first.
-    pub(crate) fn load(&self) -> Result<Option<Tokenizer>> {
+    /// The tokenizer; `None` where the text must be seen first, as for [`TokenizerKind::Char`].
+    ///
+    /// # Errors
+    /// If there are no files of a tokenizer, or they cannot be read.
+    pub fn load(&self) -> Result<Option<Tokenizer>> {
         match self {
             TokenizerKind::Gpt2 => Ok(Some(Tokenizer::gpt2())),
             TokenizerKind::Char => Ok(None),
@@ -63,8 +68,12 @@ impl TokenizerKind {
 }
 
 fn load_files(path: &Path) -> Result<Tokenizer> {
-    let found = if path.is_dir() {
+    let found = if path.join(manifest::FILE_NAME).exists() {
+        Dataset::open(path)?.tokenizer()?
+    } else if path.is_dir() {
         tokenizer_beside(path)?
+    } else if path.extension().is_some_and(|extension| extension == "pkl") {
+        Some(meta::read_file(path)?)
     } else {
         let bytes = fs::read(path)?;
         let dir = path.parent().unwrap_or(Path::new(""));

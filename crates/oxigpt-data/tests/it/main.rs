@@ -6,6 +6,7 @@
 mod batches;
 mod common;
 mod datasets;
+mod learn;
 mod meta;
 mod prepare;
 mod shards;

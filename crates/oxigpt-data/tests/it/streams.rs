@@ -503,3 +503,63 @@ fn fetched_inputs_are_released_when_they_are_safe() {
     };
     assert_eq!(shards(&content(&out)), shards(&whole));
 }
+
+fn file(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// Documents that no shard can hold, and shards that end anywhere within one.
+#[test]
+fn a_document_may_be_larger_than_a_shard() {
+    let dir = tempdir().unwrap();
+    let long = documents(40).into_iter().flatten().collect::<String>().repeat(9);
+    let parts = [Some(long.clone()), Some("short".into()), Some(long.clone()), None, Some(long)];
+    for (name, format, bytes) in [
+        ("lines", jsonl(), lines(&parts)),
+        ("rows", parquet(), rows(&parts, 2, Compression::SNAPPY)),
+        ("text", Format::Text, parts.iter().flatten().cloned().collect::<String>().into_bytes()),
+    ] {
+        let path = file(&dir, name, &bytes);
+        let holdout = Holdout::FirstShard;
+        let of = |shard_tokens| PrepareOptions { shard_tokens, holdout, ..options() };
+        let prepared = |shard_tokens| {
+            let out = dir.path().join(format!("{name}-{shard_tokens}"));
+            let manifest = run(&source(format.clone(), std::slice::from_ref(&path)), &out, &of(shard_tokens));
+            let all = [tokens(&out, Split::Val), tokens(&out, Split::Train)].concat();
+            (manifest.unwrap(), all)
+        };
+        let (_, whole) = prepared(20_000);
+        assert!(whole.len() > 40_000);
+        for shard_tokens in [333, 777, 5000] {
+            let (manifest, all) = prepared(shard_tokens);
+            assert!(all == whole, "{name} in shards of {shard_tokens}");
+            let (last, full) = manifest.train.shards.split_last().unwrap();
+            assert!(full.iter().all(|shard| shard.tokens == shard_tokens as u64));
+            assert!((1..=shard_tokens as u64).contains(&last.tokens));
+        }
+    }
+}
+
+#[test]
+fn documents_that_are_all_empty_leave_nothing_to_train_on() {
+    let dir = tempdir().unwrap();
+    let none = vec![None, Some(String::new()), None];
+    let some = vec![None, Some("a".into()), Some(String::new()), Some("b".into()), None];
+    for (name, format, bytes) in
+        [("lines", jsonl(), lines(&none)), ("rows", parquet(), rows(&none, 1, Compression::UNCOMPRESSED))]
+    {
+        let path = file(&dir, name, &bytes);
+        let out = dir.path().join(format!("no-{name}"));
+        let refused = run(&source(format, &[path]), &out, &options());
+        assert_error(refused, "there is nothing for the train split", "use more text");
+        assert!(!out.exists());
+    }
+    let path = file(&dir, "some", &lines(&some));
+    let out = dir.path().join("out");
+    let options = PrepareOptions { holdout: Holdout::FirstShard, shard_tokens: 2, ..options() };
+    let manifest = run(&source(jsonl(), &[path]), &out, &options).unwrap();
+    assert_eq!((manifest.documents, manifest.empty_documents), (2, 3));
+    assert_eq!([tokens(&out, Split::Val), tokens(&out, Split::Train)], [[50256, 64], [50256, 65]]);
+}

@@ -170,7 +170,10 @@ impl Settings {
                 let value = value.clone();
                 if !later.iter().any(|word| value.starts_with(word)) {
                     let message = format!("`{key}` must be one of {}, not \"{value}\"", available.join(", "));
-                    return Err(impossible(message, &format!("use `{key} = \"{}\"`", available[0])));
+                    // An abbreviation has at least its first letter in common with what was meant.
+                    let meant = available.iter().find(|word| word.chars().next() == value.chars().next());
+                    let meant = meant.unwrap_or(&available[0]);
+                    return Err(impossible(message, &format!("use `{key} = \"{meant}\"`")));
                 }
                 return Err(SettingsError::NotAvailable { key, value, available: available[0] });
             }

@@ -14,6 +14,8 @@ pub enum Kind {
     Float,
     /// Any text.
     Text,
+    /// `true`, `false`, or the path of a file.
+    File,
     /// One of these words.
     Choice(&'static [&'static str]),
 }
@@ -29,6 +31,7 @@ impl Kind {
             },
             Self::Integer => text.replace('_', "").parse::<i64>().ok().map(Into::into),
             Self::Float => text.replace('_', "").parse::<f64>().ok().map(Into::into),
+            Self::File => Self::Bool.parse(text).or_else(|| Self::Text.parse(text)),
             Self::Text | Self::Choice(_) => Some(unquoted(text).into()),
         }
     }
@@ -40,6 +43,7 @@ impl Kind {
             Self::Integer => "a whole number, 0 or more".to_owned(),
             Self::Float => "a number".to_owned(),
             Self::Text => "text".to_owned(),
+            Self::File => "true, false, or the path of a file".to_owned(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
         }
     }
@@ -115,6 +119,39 @@ impl Value for String {
     }
     fn to_toml(&self) -> toml::Value {
         self.as_str().into()
+    }
+}
+
+/// The file of a task that a run is measured by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum TaskFile {
+    /// The task is not asked for.
+    #[default]
+    None,
+    /// As it is published.
+    Published,
+    /// At a path.
+    At(String),
+}
+
+impl Value for TaskFile {
+    fn kind(&self) -> Kind {
+        Kind::File
+    }
+    fn assign(&mut self, value: &toml::Value) -> bool {
+        let read = match value {
+            toml::Value::Boolean(asked) => Some(if *asked { Self::Published } else { Self::None }),
+            toml::Value::String(path) if !path.is_empty() => Some(Self::At(path.clone())),
+            _ => None,
+        };
+        store(self, read)
+    }
+    fn to_toml(&self) -> toml::Value {
+        match self {
+            Self::None => false.into(),
+            Self::Published => true.into(),
+            Self::At(path) => path.as_str().into(),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fs_err as fs;
 use oxigpt_model::{TensorSource, map_tensors};
-use oxigpt_train::settings::Settings;
+use oxigpt_train::settings::{Settings, TaskFile};
 use oxigpt_train::{Error, Event, Outcome, Request, train};
 use serde_json::Value;
 
@@ -32,17 +32,21 @@ fn assert_same_end(place: &Place, one: &str, other: &str) {
 fn metrics(root: &Path) -> Vec<Value> {
     let mut events: Vec<Value> =
         read(&root.join("metrics.jsonl")).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of_the_course = ["train", "eval", "sample"];
+    let of_the_course = ["train", "eval", "hellaswag", "sample"];
     events.retain(|event| of_the_course.contains(&event["event"].as_str().unwrap()));
     for event in &mut events {
         let event = event.as_object_mut().unwrap();
-        event.retain(|key, _| !["step_ms", "tokens_per_s", "mfu", "eval_ms"].contains(&key.as_str()));
+        event.retain(|key, _| {
+            !["step_ms", "tokens_per_s", "mfu", "eval_ms", "hellaswag_ms"].contains(&key.as_str())
+        });
     }
     events
 }
 
+/// A run with all that happens beside its updates.
 fn sampling(place: &Place, run: &str) -> Settings {
-    Settings { sample_interval: 4, sample_tokens: 10, ..place.settings(run) }
+    let hellaswag = TaskFile::At(place.items());
+    Settings { sample_interval: 4, sample_tokens: 10, hellaswag, ..place.settings(run) }
 }
 
 fn copy_dir(from: &Path, to: &Path) {
@@ -444,7 +448,13 @@ fn a_run_is_trained_by_one_process_at_a_time() {
     run_until(settings.clone(), |event| {
         if matches!(event, Event::Checkpoint(_)) {
             let stop = Default::default();
-            let request = Request { settings: resumed(&settings), model: None, stop, peak_flops: Some(1.0) };
+            let request = Request {
+                settings: resumed(&settings),
+                model: None,
+                hellaswag: None,
+                stop,
+                peak_flops: Some(1.0),
+            };
             second = Some(train(request, &mut |_: &Event| ()));
         }
         false

@@ -37,6 +37,20 @@ impl Place {
         prepare_text(&[file], &self.path(name), &options, &mut |_| ()).unwrap();
     }
 
+    /// Items of HellaSwag in the words of the text.
+    pub(crate) fn items(&self) -> String {
+        let item = |i: usize| {
+            let words = ["one", "two", "three", "four", "five"];
+            let word = |k: usize| words[(i + k) % 5];
+            let endings = [word(2), word(3), word(4), word(0)];
+            let ctx = format!("{} {}", word(0), word(1));
+            serde_json::json!({ "ctx": ctx, "endings": endings, "label": i % 4 }).to_string()
+        };
+        let lines: Vec<_> = (0..7).map(item).collect();
+        fs::write(self.path("items.jsonl"), lines.join("\n")).unwrap();
+        self.text("items.jsonl")
+    }
+
     /// A tiny model, three updates between evaluations.
     pub(crate) fn settings(&self, run: &str) -> Settings {
         Settings {
@@ -112,8 +126,10 @@ pub(crate) fn run_with(
         }
         events.push(event.clone());
     };
-    let outcome =
-        train(Request { settings, model, stop: stop.clone(), peak_flops: Some(1e11) }, &mut observer)?;
+    let outcome = train(
+        Request { settings, model, hellaswag: None, stop: stop.clone(), peak_flops: Some(1e11) },
+        &mut observer,
+    )?;
     Ok((outcome, events))
 }
 

@@ -16,6 +16,8 @@ Examples:
   zcat dump.jsonl.gz | oxigpt prepare jsonl --input - --out data/dump
 
 An input is a file, a folder, a pattern in quotes, or - for what is piped to the program; gzip and zstd are seen and undone.
+The path of a tokenizer is that of a tokenizer.json (`oxigpt tokenizer train` makes one), of nanoGPT's meta.pkl, or of a folder:
+a tokenizer's, a data set's, a model's or a run's, so that new text gets the tokens that a model knows.
 Memory does not grow with the input. Interrupted, the same command goes on where it stopped, and ends with the same bytes.
 ";
 
@@ -43,47 +45,12 @@ pub(crate) enum PrepareSource {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct FinewebArgs {
-    /// How much of it
-    #[arg(long, default_value = "sample-10BT", value_name = "sample-10BT|sample-100BT")]
-    #[arg(value_parser = PossibleValuesParser::new(["sample-10BT", "sample-100BT"]), hide_possible_values = true)]
-    pub(crate) subset: String,
-    #[command(flatten)]
-    pub(crate) set: SetArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SetArgs {
-    /// The data directory to write [default: data/ and the name of the set]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
-    /// Remove fetched files from the cache of the hub as soon as they are not needed any more
-    #[arg(long)]
-    pub(crate) discard: bool,
-    /// Part that is kept for validation, if not as the set has it
-    #[arg(long, alias = "val_fraction", value_name = "X", value_parser = fraction)]
-    pub(crate) val_fraction: Option<f64>,
-    #[command(flatten)]
-    pub(crate) how: HowArgs,
-    /// Replace a data set that is already there, and give up an interrupted one that cannot be gone on with
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Print what dataset.json says, as one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct TextArgs {
-    /// Files of UTF-8 text, each a document; folders (.txt, .md); patterns; - for standard input
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    pub(crate) input: Vec<PathBuf>,
-    /// What makes the tokens: GPT-2's byte-pair encoding, one token per character or byte, or a tokenizer's files
+    #[command(flatten)]
+    pub(crate) files: FilesArgs,
+    /// What makes the tokens: GPT-2's byte-pair encoding, one token per character or byte, or the tokenizer at a path
     #[arg(long, value_parser = tokenizer_parser(), value_name = TOKENIZERS)]
     pub(crate) tokenizer: TokenizerKind,
-    /// Part that is kept for validation: of the text at its end, or of the documents with --val-seed [default: 0.1]
-    #[arg(long, alias = "val_fraction", value_name = "X", value_parser = fraction)]
-    pub(crate) val_fraction: Option<f64>,
     #[command(flatten)]
     pub(crate) how: HowArgs,
     #[command(flatten)]
@@ -110,15 +77,11 @@ pub(crate) struct ParquetArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RecordArgs {
-    /// Files, folders, patterns; - for standard input
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    pub(crate) input: Vec<PathBuf>,
-    /// What makes the tokens: GPT-2's byte-pair encoding, one token per character or byte, or a tokenizer's files
+    #[command(flatten)]
+    pub(crate) files: FilesArgs,
+    /// What makes the tokens: GPT-2's byte-pair encoding, one token per character or byte, or the tokenizer at a path
     #[arg(long, value_parser = tokenizer_parser(), default_value = "gpt2", value_name = TOKENIZERS)]
     pub(crate) tokenizer: TokenizerKind,
-    /// Part of the documents that is kept for validation [default: 0.1]
-    #[arg(long, alias = "val_fraction", value_name = "X", value_parser = fraction)]
-    pub(crate) val_fraction: Option<f64>,
     #[command(flatten)]
     pub(crate) how: HowArgs,
     #[command(flatten)]
@@ -126,17 +89,53 @@ pub(crate) struct RecordArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct FinewebArgs {
+    /// How much of it
+    #[arg(long, default_value = "sample-10BT", value_name = "sample-10BT|sample-100BT")]
+    #[arg(value_parser = PossibleValuesParser::new(["sample-10BT", "sample-100BT"]), hide_possible_values = true)]
+    pub(crate) subset: String,
+    #[command(flatten)]
+    pub(crate) set: SetArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// Remove fetched files from the cache of the hub as soon as they are not needed any more
+    #[arg(long)]
+    pub(crate) discard: bool,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+    /// The data directory to write [default: data/ and the name of the set]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) written: WrittenArgs,
+}
+
+/// Where text is read from.
+#[derive(Debug, Args)]
+pub(crate) struct FilesArgs {
+    /// Files (of plain text, each is a document), folders, patterns; - for standard input
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub(crate) input: Vec<PathBuf>,
+}
+
+/// How text becomes tokens.
+#[derive(Debug, Args)]
 pub(crate) struct HowArgs {
-    /// Where the end-of-text token stands, seen from a document [default: between for text, before for records, as it is usual for a set]
-    #[arg(long, value_name = "before|after|between|none", value_parser = end_of_text_parser())]
-    #[arg(hide_possible_values = true)]
-    pub(crate) eot: Option<EndOfText>,
+    /// Part that is kept for validation: the end of plain text, or so many of the documents [default: 0.1, or as it is usual for a set]
+    #[arg(long, alias = "val_fraction", value_name = "X", value_parser = fraction)]
+    pub(crate) val_fraction: Option<f64>,
     /// Choose whole documents for validation, by what they say and this seed [default for records: 1337]
     #[arg(long, alias = "val_seed", value_name = "N")]
     pub(crate) val_seed: Option<u64>,
     /// Keep the first shard for validation
     #[arg(long, alias = "val_shard", conflicts_with_all = ["val_fraction", "val_seed"])]
     pub(crate) val_shard: bool,
+    /// Where the end-of-text token stands, seen from a document [default: between for text, before for records, as it is usual for a set]
+    #[arg(long, value_name = "before|after|between|none", value_parser = end_of_text_parser())]
+    #[arg(hide_possible_values = true)]
+    pub(crate) eot: Option<EndOfText>,
     /// Tokens per shard
     #[arg(long, alias = "shard_tokens", default_value_t = 100_000_000, value_name = "N")]
     pub(crate) shard_tokens: usize,
@@ -150,6 +149,13 @@ pub(crate) struct OutputArgs {
     /// The data directory to write
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) written: WrittenArgs,
+}
+
+/// What becomes of a data directory.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct WrittenArgs {
     /// Replace a data set that is already there, and give up an interrupted one that cannot be gone on with
     #[arg(long)]
     pub(crate) force: bool,
@@ -171,11 +177,11 @@ pub(crate) struct DataArgs {
     pub(crate) json: bool,
 }
 
-const TOKENIZERS: &str = "gpt2|char|byte|PATH";
+pub(super) const TOKENIZERS: &str = "gpt2|char|byte|PATH";
 
-fn tokenizer_parser() -> impl TypedValueParser<Value = TokenizerKind> {
+pub(super) fn tokenizer_parser() -> impl TypedValueParser<Value = TokenizerKind> {
     clap::builder::NonEmptyStringValueParser::new().try_map(|name| {
-        name.parse::<TokenizerKind>().map_err(|_| "use gpt2, char, byte, or the path of a tokenizer.json")
+        name.parse::<TokenizerKind>().map_err(|_| "use gpt2, char, byte, or the path of a tokenizer")
     })
 }
 

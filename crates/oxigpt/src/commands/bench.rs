@@ -1,4 +1,7 @@
-//! `oxigpt bench`: how fast this machine trains and samples a model of given shape, and where the time goes.
+//! `oxigpt bench`: how fast this machine trains and samples a model of given shape, and where the time goes; and how fast
+//! it encodes text.
+
+mod tokenize;
 
 use std::io::{self, Write};
 
@@ -21,12 +24,13 @@ const TOKENS: usize = 200;
 
 /// Measures, and prints a table or one JSON object.
 pub(crate) fn run(kind: &BenchKind) -> Result<()> {
-    let (args, (text, json)) = match kind {
-        BenchKind::Train(args) => (args, train(args, summary)?),
-        BenchKind::Ops(args) => (args, train(args, operators)?),
-        BenchKind::Sample(args) => (args, sample(args)?),
+    let (as_json, (text, json)) = match kind {
+        BenchKind::Train(args) => (args.json, train(args, summary)?),
+        BenchKind::Ops(args) => (args.json, train(args, operators)?),
+        BenchKind::Sample(args) => (args.json, sample(args)?),
+        BenchKind::Tokenize(args) => (args.json, tokenize::time(args)?),
     };
-    let text = if args.json { format!("{json}\n") } else { text };
+    let text = if as_json { format!("{json}\n") } else { text };
     io::stdout().write_all(text.as_bytes())?;
     Ok(())
 }

@@ -9,6 +9,7 @@ mod plan;
 mod prepare;
 mod recipes;
 mod sample;
+mod tokenizer;
 mod train;
 
 use std::io::{self, Write};
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Commands, CompletionsArgs};
+use crate::cli::{Cli, Commands, CompletionsArgs, TokenizerAction};
 
 /// Does what was asked.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
@@ -25,6 +26,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Commands::Train(args) => return train::run(&args),
         Commands::Prepare(source) => prepare::run(&source)?,
         Commands::Data(args) => data::run(&args)?,
+        Commands::Tokenizer(TokenizerAction::Train(args)) => tokenizer::train(&args)?,
         Commands::Sample(args) => sample::run(&args)?,
         Commands::Eval(args) => eval::run(args)?,
         Commands::Convert(args) => convert::run(&args)?,

@@ -4,11 +4,12 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use oxigpt_train::settings::Settings;
-use oxigpt_train::{Error, Estimate, machine, planned_vocab_size};
+use oxigpt_train::{Error, Estimate, machine, planned_scoring, planned_vocab_size};
 use serde_json::json;
 
 use crate::cli::PlanArgs;
 use crate::configure;
+use crate::fetch;
 use crate::hint::CliError;
 use crate::report::{bytes, duration, metric, thousands};
 
@@ -27,7 +28,9 @@ struct Outlook {
 /// Prints the outlook of the run that the arguments ask for.
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let settings = configure::settings(&args.config)?;
-    let estimate = Estimate::of(&settings, vocab_size(&settings)?)?;
+    let vocab_size = vocab_size(&settings)?;
+    let scored = planned_scoring(&settings, fetch::fetched_hellaswag().as_deref(), vocab_size)?;
+    let estimate = Estimate::of(&settings, vocab_size, scored)?;
     let flops_per_s = machine::measure_flops(settings.threads, settings.precision())?;
     let bytes_per_s = machine::measure_bandwidth(settings.threads)?;
     let step_seconds = estimate.step_seconds(flops_per_s, bytes_per_s);
@@ -54,16 +57,22 @@ fn vocab_size(settings: &Settings) -> Result<usize> {
 }
 
 impl Outlook {
+    /// Steps of the run; under `eval_only`, passes over the windows of both splits, at most.
+    fn steps(&self) -> usize {
+        let Settings { eval_only, eval_tokens, max_iters, .. } = self.settings;
+        if eval_only { 2 * eval_tokens.div_ceil(self.estimate.tokens_per_step) } else { max_iters }
+    }
+
     fn json(&self) -> serde_json::Value {
-        let Self { settings, estimate, .. } = self;
+        let estimate = &self.estimate;
         let mut memory: serde_json::Map<_, _> =
             estimate.memory.iter().map(|(role, &bytes)| (role.label().to_owned(), json!(bytes))).collect();
         memory.insert("to save from".to_owned(), json!(estimate.checkpoint_buffer_bytes));
         json!({
             "parameters": estimate.parameters.total,
             "vocab_size": estimate.config.vocab_size,
-            "tokens_per_step": settings.tokens_per_step(),
-            "steps": settings.max_iters,
+            "tokens_per_step": estimate.tokens_per_step,
+            "steps": self.steps(),
             "memory_bytes": estimate.peak_memory_bytes(),
             "memory": memory,
             "flops_per_step": estimate.step.flops,
@@ -71,15 +80,17 @@ impl Outlook {
             "peak_flops_per_s": self.flops_per_s,
             "peak_bytes_per_s": self.bytes_per_s,
             "step_ms": self.step_seconds * 1e3,
-            "tokens_per_s": settings.tokens_per_step() as f64 / self.step_seconds,
-            "run_s": self.step_seconds * settings.max_iters as f64,
+            "tokens_per_s": estimate.tokens_per_step as f64 / self.step_seconds,
+            "run_s": self.step_seconds * self.steps() as f64,
         })
     }
 
     fn table(&self) -> String {
         let Self { settings, estimate, .. } = self;
         let (config, step) = (&estimate.config, estimate.step);
-        let tokens = settings.tokens_per_step();
+        let (tokens, steps) = (estimate.tokens_per_step, self.steps());
+        let step_name = if settings.eval_only { "pass" } else { "step" };
+        let shape = format!("{} x {}", settings.batch_size, settings.block_size);
         let memory_row = |label: &str, size: usize| format!("  {label:15}{:>12}\n", bytes(size as f64));
         let memory: Vec<_> =
             estimate.memory.iter().map(|(role, &size)| memory_row(role.label(), size)).collect();
@@ -93,23 +104,34 @@ impl Outlook {
                 thousands(config.vocab_size as u64),
             ),
             format!("parameters       {}\n", thousands(estimate.parameters.total as u64)),
+            if settings.eval_only {
+                format!(
+                    "pass             {} tokens = {shape} (sequences x tokens)\n",
+                    thousands(tokens as u64)
+                )
+            } else {
+                format!(
+                    "step             {} tokens = {} x {shape} (micro-batches x sequences x tokens)\n",
+                    thousands(tokens as u64),
+                    estimate.micro_batches,
+                )
+            },
             format!(
-                "step             {} tokens = {} x {} x {} (micro-batches x sequences x tokens)\n",
-                thousands(tokens as u64),
-                settings.gradient_accumulation_steps,
-                settings.batch_size,
-                settings.block_size,
-            ),
-            format!(
-                "run              {} steps, {} tokens\n",
-                thousands(settings.max_iters as u64),
-                thousands(tokens.saturating_mul(settings.max_iters) as u64),
+                "run              {} {}, {} tokens{}\n",
+                thousands(steps as u64),
+                if settings.eval_only { "passes" } else { "steps" },
+                thousands(tokens.saturating_mul(steps) as u64),
+                if settings.eval_only { " at most, of both splits" } else { "" },
             ),
             format!("\nmemory           {:>12}\n", bytes(estimate.peak_memory_bytes() as f64)),
             memory.concat(),
-            memory_row("to save from", estimate.checkpoint_buffer_bytes),
+            if settings.eval_only {
+                String::new()
+            } else {
+                memory_row("to save from", estimate.checkpoint_buffer_bytes)
+            },
             format!(
-                "\nwork             {} and {} moved in a step\n",
+                "\nwork             {} and {} moved in a {step_name}\n",
                 metric(step.flops, "FLOP"),
                 bytes(step.bytes)
             ),
@@ -119,9 +141,10 @@ impl Outlook {
                 bytes(self.bytes_per_s)
             ),
             format!(
-                "time             at least {} a step, {} for the run, without evaluations: {} tokens/s at most\n",
+                "time             at least {} a {step_name}, {} for the run{}: {} tokens/s at most\n",
                 duration(self.step_seconds),
-                duration(self.step_seconds * settings.max_iters as f64),
+                duration(self.step_seconds * steps as f64),
+                if settings.eval_only { "" } else { ", without evaluations" },
                 thousands((tokens as f64 / self.step_seconds) as u64),
             ),
         ];

@@ -18,12 +18,12 @@ const INTERRUPTED: u8 = 130;
 
 /// Trains until the end of the run, or until it is asked to stop.
 pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode> {
-    let Configured { settings, model } = configure::run(&args.config)?;
+    let Configured { settings, model, hellaswag } = configure::run(&args.config)?;
     report::note(&settings.to_toml());
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(stop.clone(), settings.eval_only)?;
     let mut watch = Watch::new(settings.log_interval);
-    let outcome = train(Request { settings, model, stop, peak_flops: None }, &mut watch);
+    let outcome = train(Request { settings, model, hellaswag, stop, peak_flops: None }, &mut watch);
     watch.finish();
     let (told, code) = match outcome? {
         Outcome::Finished(summary) => (serde_json::to_string(&summary)?, ExitCode::SUCCESS),

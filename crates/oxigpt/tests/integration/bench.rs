@@ -103,3 +103,31 @@ fn what_is_refused() {
     hint: the nearest width that can is --n_embd=15
     ");
 }
+
+#[test]
+fn encoding() {
+    let place = Place::new();
+    place.write("a.txt", "the cat sat on the mat\n".repeat(1000));
+    let of = |more: &[&str]| place.done(&[&["bench", "tokenize", "--input=a.txt"], more].concat());
+    let found: Value = serde_json::from_str(&of(&["--threads=2", "--json"])).unwrap();
+    assert_eq!(found["bytes"], 23_000);
+    assert_eq!(found["tokens"], 7_000);
+    assert_eq!(found["threads"], 2);
+    let rates = ["bytes_per_s_min", "bytes_per_s", "bytes_per_s_max"].map(|key| found[key].as_f64().unwrap());
+    assert!(0.0 < rates[0] && rates.is_sorted(), "{rates:?}");
+    for (tokenizer, tokens) in [("char", "23,000"), ("byte", "23,000")] {
+        let table = of(&[&format!("--tokenizer={tokenizer}")]);
+        assert!(
+            table.starts_with(&format!("text             23,000 bytes, {tokens} tokens by {tokenizer}\n")),
+            "{table}"
+        );
+    }
+    place.write("latin.txt", b"caf\xe9");
+    assert_snapshot!(place.run(&["bench", "tokenize", "--input=latin.txt"]), @"
+    exit 1
+    --- stdout
+    --- stderr
+    error: failed to read from file `latin.txt`: stream did not contain valid UTF-8
+    hint: the file must be text in UTF-8
+    ");
+}

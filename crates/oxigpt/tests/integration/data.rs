@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use insta::assert_snapshot;
 
@@ -121,7 +122,7 @@ fn records_that_cannot_be_prepared() {
     hint: name each input once
     ");
     assert_snapshot!(prepare(&["jsonl", "--input", "shards", "--tokenizer", "bpe"]), @"
-    error: invalid value 'bpe' for '--tokenizer <gpt2|char|byte|PATH>': use gpt2, char, byte, or the path of a tokenizer.json
+    error: invalid value 'bpe' for '--tokenizer <gpt2|char|byte|PATH>': use gpt2, char, byte, or the path of a tokenizer
     hint: add --help to see what can be written here
     ");
     assert_snapshot!(prepare(&["jsonl", "--input", "shards", "--val-shard", "--val-seed=1"]), @"
@@ -268,4 +269,37 @@ fn sets_are_fetched_file_by_file() {
     error: the hub has no data set `Skylion007/openwebtext`, or does not show it
     hint: check the spelling; if it is private, set HF_TOKEN to a token that may read it
     ");
+}
+
+/// The first has its place until it ends; its input comes through a pipe that is not closed.
+#[test]
+fn two_preparations_into_one_folder() {
+    let place = place_with_lines();
+    let mut first = std::process::Command::new(program())
+        .current_dir(place.path())
+        .args(["prepare", "text", "--input=-", "--tokenizer=byte", "--out=data/one"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let staging = place.path().join("data/one/.partial");
+    while !staging.exists() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    place.write("other.txt", "another text\n".repeat(20));
+    let second = ["prepare", "text", "--input=other.txt", "--tokenizer=byte", "--out=data/one"];
+    assert_snapshot!(place.run(&second), @"
+    exit 1
+    --- stdout
+    --- stderr
+    error: another process is preparing a dataset in data/one
+    hint: let it end, or choose another directory
+    ");
+    let mut pipe = first.stdin.take().unwrap();
+    pipe.write_all(&b"one text\n".repeat(20)).unwrap();
+    drop(pipe);
+    assert!(first.wait().unwrap().success());
+    assert!(place.done(&["data", "data/one"]).contains("source     stdin\n"));
+    assert!(place.failed(&second).contains("data/one already holds a dataset (dataset.json)"));
 }

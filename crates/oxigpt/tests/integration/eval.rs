@@ -211,8 +211,8 @@ fn what_cannot_be_evaluated() {
     ");
     assert_snapshot!(refused(&["--from=hf", "--data=nothing"]), @"
     exit 1
-    error: data/nothing (val) is too short: it holds 0 tokens, and one window of block_size 24 needs 25
-    hint: use more text, or a smaller block_size
+    error: data/nothing has no val tokens
+    hint: prepare the data with a part for training and a part for validation
     ");
     assert_snapshot!(refused(&["--from=hf", "--data=stream", "--block_size=4096"]), @"
     exit 2
@@ -245,4 +245,21 @@ fn what_cannot_be_evaluated() {
     error: model.pt is no model in a known format
     hint: a model is a directory with config.json and model.safetensors, nanoGPT's ckpt.pt, or llm.c's .bin
     ");
+}
+
+/// Nothing tells whether the words of a model without a tokenizer are the tokens of the data.
+#[test]
+fn a_model_that_does_not_say_what_its_words_are() {
+    let place = place_with_models();
+    place.write("cat.txt", "the cat sat on the mat\n".repeat(40));
+    place.done(&["prepare", "text", "--input=cat.txt", "--tokenizer=char", "--out=data/cat"]);
+    let doubt = "warning: hf has no tokenizer, so nothing shows that its 160 words are the 11 tokens of data/cat (char): if \
+                 they are not, what follows means nothing";
+    let output = place.output(&["eval", "--from=hf", "--data=cat"]);
+    assert_eq!(output.status.code(), Some(0));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains(doubt), "{told}");
+    let output = place.output(&["train", "--from=hf", "--dataset=cat", "--max_iters=1", "--out_dir=run"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains(doubt), "{told}");
 }

@@ -192,10 +192,11 @@ fn tasks_that_are_not_complete() {
         let text = place.run(&[&["eval", "--from=nano"], args].concat());
         text.replacen("--- stdout\n--- stderr\n", "", 1)
     };
+    // It would be fetched.
     assert_snapshot!(refused(&["--task=hellaswag"]), @"
-    exit 2
-    error: nothing says which file --task=hellaswag is about
-    hint: add --file=FILE, in the order of the tasks; hellaswag_val.jsonl is published at https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl
+    exit 1
+    error: HellaSwag is needed: HF_HUB_OFFLINE forbids to download https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl
+    hint: unset HF_HUB_OFFLINE to download it, or point HF_HOME at the cache that has it
     ");
     assert_snapshot!(refused(&["--task=hellaswag", "--task=lambada", "--file=items.jsonl"]), @"
     exit 2

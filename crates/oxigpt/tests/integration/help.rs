@@ -26,11 +26,12 @@ fn overview() {
       train        Train a model, or go on training one
       prepare      Turn text into the token shards that training reads
       data         Say what a data set holds, and check it
+      tokenizer    Make a tokenizer
       sample       Generate text with a model
       eval         Measure a model: its loss on a data set, HellaSwag, LAMBADA, WikiText
       convert      Write a model in the format of another program
       compare      Show the losses of runs side by side, and what differs between their settings
-      bench        Measure how fast this machine trains and samples a model of some shape
+      bench        Measure how fast this machine trains and samples a model, or encodes text
       plan         Say what a run will take: memory, work and time
       recipes      List the built-in recipes, or print one
       completions  Print the completion script for a shell
@@ -174,6 +175,11 @@ fn every_key_of_a_configuration() {
           --eval_tokens <N>
               tokens of the fixed validation windows; 0 = eval_iters x batch_size x block_size [default:
               0]
+          --hellaswag [<true|PATH>]
+              HellaSwag at every evaluation: true for the published file, or the path of a
+              hellaswag_*.jsonl [default: false]
+          --hellaswag_limit <N>
+              items of it, from the first on; 0 = all [default: 0]
           --always_save_checkpoint [<BOOL>]
               save at every evaluation, not only at a better one [default: true]
           --save_interval <N>
@@ -315,7 +321,8 @@ fn eval() {
           --limit-windows <N>  The first N windows only
           --task <TASK>        A task with a published protocol, hellaswag, lambada or wikitext; may be
                                repeated
-          --file <FILE>        The file of a task: the first is for the first task, and so on
+          --file <FILE>        The file of a task: the first is for the first task, and so on;
+                               HellaSwag's is fetched where none is given
           --limit <N>          The first N items of each task only: questions, passages, or lines that
                                are not blank
           --json               Print the numbers as one JSON object
@@ -347,7 +354,8 @@ fn eval() {
     Examples:
       oxigpt eval --from out/demo               on all validation tokens of the run
       oxigpt eval --from gpt2 --data data/mine --split train --json
-      oxigpt eval --from gpt2 --task hellaswag --file hellaswag_val.jsonl
+      oxigpt eval --from gpt2 --task hellaswag  its published items, fetched once
+      oxigpt eval --from gpt2 --task lambada --file lambada_test.jsonl
       oxigpt eval eval-gpt2                     model, data and batch of a recipe
     --- stderr
     "#);

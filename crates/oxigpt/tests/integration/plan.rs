@@ -105,3 +105,40 @@ fn more_threads_than_make_sense() {
         ");
     });
 }
+
+/// Keys and values of 4 rows of 1024 positions, at most, in 12 layers of 768.
+#[test]
+fn hellaswag_takes_memory() {
+    let memory = |more: &[&str]| {
+        let output = Place::new().done(&[&["plan", "gpt2-124m", "--json"], more].concat());
+        serde_json::from_str::<serde_json::Value>(&output).unwrap()["memory_bytes"].as_u64().unwrap()
+    };
+    let more = memory(&["--hellaswag"]) - memory(&[]);
+    assert!((302_000_000..400_000_000).contains(&more), "{more}");
+}
+
+#[test]
+fn an_evaluation() {
+    let filters = [(r"(machine  +).*", "${1}[SPEED]"), (r"(time  +).*", "${1}[TIME]")];
+    with_settings!({ filters => filters.to_vec() }, {
+        assert_snapshot!(run(&["plan", "eval-gpt2"]), @"
+        exit 0
+        --- stdout
+        model            12 layers, 12 heads, width 768, context 1024, vocabulary 50,257
+        parameters       124,439,808
+        pass             8,192 tokens = 8 x 1024 (sequences x tokens)
+        run              1,000 passes, 8,192,000 tokens at most, of both splits
+
+        memory                715 MiB
+          parameters          475 MiB
+          inputs               64 KiB
+          outputs              32 KiB
+          activations         240 MiB
+
+        work             2.18 TFLOP and 9.77 GiB moved in a pass
+        machine          [SPEED]
+        time             [TIME]
+        --- stderr
+        ");
+    });
+}

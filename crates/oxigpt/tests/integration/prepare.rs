@@ -126,7 +126,7 @@ fn options_that_cannot_be_meant() {
     let with = |extra: &[&str]| refused(&[&text[..], extra].concat());
     assert_snapshot!(with(&["--tokenizer=bpe"]), @"
     exit 2
-    error: invalid value 'bpe' for '--tokenizer <gpt2|char|byte|PATH>': use gpt2, char, byte, or the path of a tokenizer.json
+    error: invalid value 'bpe' for '--tokenizer <gpt2|char|byte|PATH>': use gpt2, char, byte, or the path of a tokenizer
     hint: add --help to see what can be written here
     ");
     assert_snapshot!(with(&["--tokenizer=char", "--val-fraction=1"]), @"

@@ -313,3 +313,31 @@ fn names_of_built_in_data_are_not_taken_by_chance() {
     hint: move it away, or name another data directory with --dataset=DIR
     ");
 }
+
+#[test]
+fn hellaswag_on_the_way() {
+    let place = Place::for_training();
+    let item = |label: usize| {
+        serde_json::json!({ "ctx": "the cat", "endings": ["sat", "mat", "on", "the"], "label": label })
+            .to_string()
+    };
+    place.write("items.jsonl", (0..4).map(|label| item(label) + "\n").collect::<String>());
+    let args = ["train", "tiny.toml", "--max_iters=2", "--hellaswag=items.jsonl"];
+    let output = place.output(&args);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    // One and the same question with each answer once.
+    let line = "step     2 | HellaSwag acc_norm 0.2500 (0.0456 to 0.6994) | acc 0.2500 | 4 items in ";
+    assert!(told.contains(line), "{told}");
+    assert!(place.read_text("run/log.txt").contains("\n2 hella 0.2500\n"));
+    let events = place.read_text("run/metrics.jsonl");
+    assert!(
+        events.contains(r#"{"event":"hellaswag","step":2,"acc":0.25,"acc_norm":0.25,"interval":[0.04"#),
+        "{events}"
+    );
+    // A path is kept, and so is the wish for the published file.
+    assert!(place.read_text("run/config.toml").contains("\nhellaswag = \"items.jsonl\""));
+    let offline = place.run(&["train", "tiny.toml", "--out_dir=other", "--hellaswag"]);
+    assert!(offline.contains("HellaSwag is needed"), "{offline}");
+    assert!(!place.path().join("other").exists());
+}

@@ -9,7 +9,7 @@ use oxigpt_data::{EvalWindows, Split, eval_windows};
 use oxigpt_eval::{Loss, evaluate, target_bytes};
 use oxigpt_model::eval_plan;
 use oxigpt_text::Tokenizer;
-use oxigpt_train::open_dataset;
+use oxigpt_train::{Error, open_dataset};
 use serde_json::{Map, Value, json};
 
 use super::{Section, Subject};
@@ -51,7 +51,13 @@ impl Windows {
 pub(super) fn open(Subject { settings, model }: &Subject, asked: &Windows) -> Result<Opened> {
     let Windows { split, limit } = *asked;
     let dataset = open_dataset(&settings.dataset)?;
+    if dataset.split(split).is_empty() {
+        return Err(Error::NoSplit { dataset: dataset.dir().into(), split: split.name() }.into());
+    }
     let tokenizer = model.tokenizer_for(&dataset)?;
+    if let Some(doubt) = model.doubt_about(&dataset) {
+        report::warning(&doubt);
+    }
     dataset.validate_split(split, model.config.vocab_size)?;
     let limit = limit.map(|windows| windows.saturating_mul(settings.block_size as u64));
     let windows = eval_windows(dataset.split(split), settings.block_size, limit)?;
@@ -87,7 +93,7 @@ impl Opened {
     }
 
     fn loss(&self, subject: &Subject) -> Result<Loss> {
-        let rows = self.windows.len().min(subject.settings.batch_size as u64) as usize;
+        let rows = subject.rows().min(usize::try_from(self.windows.len()).unwrap_or(usize::MAX));
         let (plan, parameters, pass) = eval_plan(&subject.config()?, rows, subject.settings.block_size)?;
         let mut session = subject.session(plan, &parameters)?;
         let bar = CountBar::new(self.windows.len(), "windows");

@@ -16,6 +16,9 @@ use serde_json::{Map, Value};
 use crate::cli::EvalArgs;
 use crate::configure;
 
+/// So many tokens keep a CPU as busy as more do; and after each pass there is progress to tell.
+const PASS_TOKENS: usize = 2048;
+
 /// The model that is measured, and how.
 struct Subject {
     settings: Settings,
@@ -64,6 +67,14 @@ impl Subject {
         let mut config = ModelConfig { attention: self.settings.attention(), ..self.model.config.clone() };
         config.crop_block_size(self.settings.block_size)?;
         Ok(config)
+    }
+
+    /// Windows that are evaluated at once.
+    fn rows(&self) -> usize {
+        let Settings { batch_size, block_size, .. } = self.settings;
+        let enough =
+            if self.settings.device == "cpu" { PASS_TOKENS.div_ceil(block_size) } else { batch_size };
+        batch_size.min(enough)
     }
 
     /// A session of a plan, with its weights in it.

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Section, Subject, tables};
 use crate::cli::{EvalArgs, Task};
+use crate::fetch;
 use crate::hint::CliError;
 use crate::model;
 use crate::report::{self, CountBar, duration};
@@ -51,10 +52,7 @@ impl Task {
     /// The file that it is published as, and where.
     fn published(self) -> (&'static str, &'static str) {
         match self {
-            Task::HellaSwag => (
-                "hellaswag_val.jsonl",
-                "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl",
-            ),
+            Task::HellaSwag => ("hellaswag_val.jsonl", fetch::HELLASWAG),
             Task::Lambada => (
                 "lambada_test.jsonl",
                 "https://openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl",
@@ -68,7 +66,8 @@ impl Asked {
     /// The tasks of a command line, each with its file.
     pub(super) fn new(args: &EvalArgs) -> Result<Vec<Asked>> {
         let EvalArgs { task: tasks, file: files, limit, .. } = args;
-        if let Some(&task) = tasks.get(files.len()) {
+        let without_file = tasks.iter().skip(files.len());
+        if let Some(&task) = without_file.clone().find(|task| **task != Task::HellaSwag) {
             let (file, url) = task.published();
             return Err(CliError::usage(
                 format!("nothing says which file --task={} is about", task.name()),
@@ -92,7 +91,8 @@ impl Asked {
             )
             .into());
         }
-        let pairs = tasks.iter().zip(files);
+        let fetched = without_file.map(|_| fetch::hellaswag()).collect::<Result<Vec<_>>>()?;
+        let pairs = tasks.iter().zip(files.iter().chain(&fetched));
         Ok(pairs.map(|(&task, path)| Asked { task, path: path.clone(), limit: *limit }).collect())
     }
 
@@ -179,7 +179,7 @@ impl Subject {
     }
 
     fn wikitext(&self, text: &str) -> Result<WikiText> {
-        let (rows, block_size) = (self.settings.batch_size, self.settings.block_size);
+        let (rows, block_size) = (self.rows(), self.settings.block_size);
         let (plan, parameters, pass) = eval_plan(&self.config()?, rows, block_size)?;
         let mut session = self.session(plan, &parameters)?;
         let bar = CountBar::new(0, "windows");

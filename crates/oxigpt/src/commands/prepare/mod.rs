@@ -14,9 +14,21 @@ use oxigpt_data::{
     prepare_stories,
 };
 
+use oxigpt_train::Model;
+
 use self::sets::{Set, Shared};
 use crate::cli::{HowArgs, OutputArgs, PrepareSource, RecordArgs, SetArgs, TextArgs};
 use crate::report::{self, ByteBar};
+
+/// Where a path names a run, the tokenizer is that of its checkpoint.
+fn tokenizer(kind: &TokenizerKind) -> Result<TokenizerKind> {
+    Ok(match kind {
+        TokenizerKind::Files(path) if path.join("checkpoints").is_dir() => {
+            TokenizerKind::Files(Model::open(path)?.path)
+        }
+        kind => kind.clone(),
+    })
+}
 
 /// What documents are chosen by where no seed is given.
 const SEED: u64 = 1337;
@@ -37,34 +49,34 @@ pub(crate) fn run(source: &PrepareSource) -> Result<()> {
             _ => of_hub("fineweb-edu", &sets::fineweb_edu("sample/10BT"), &args.set),
         },
         PrepareSource::Tinystories(args) => of_hub("tinystories", &sets::TINYSTORIES, args),
-        PrepareSource::Stories(output) => told(&prepare_stories(&output.out, output.force)?, output),
+        PrepareSource::Stories(output) => told(&prepare_stories(&output.out, output.written.force)?, output),
     }
 }
 
 fn text(args: &TextArgs) -> Result<()> {
     let by_default = PrepareOptions {
-        tokenizer: args.tokenizer.clone(),
+        tokenizer: tokenizer(&args.tokenizer)?,
         end_of_text: EndOfText::Between,
         holdout: Holdout::Tail,
         ..PrepareOptions::default()
     };
-    let options = with(by_default, &args.how, args.val_fraction, args.output.force);
-    carry_out(&Source::find(Format::Text, &args.input)?, &options, &args.output, &shared()?)
+    let options = with(by_default, &args.how, args.output.written.force);
+    carry_out(&Source::find(Format::Text, &args.files.input)?, &options, &args.output, &shared()?)
 }
 
 fn records(format: Format, args: &RecordArgs) -> Result<()> {
     let by_default = PrepareOptions {
-        tokenizer: args.tokenizer.clone(),
+        tokenizer: tokenizer(&args.tokenizer)?,
         end_of_text: EndOfText::Before,
         holdout: Holdout::Documents { seed: SEED },
         ..PrepareOptions::default()
     };
-    let options = with(by_default, &args.how, args.val_fraction, args.output.force);
-    carry_out(&Source::find(format, &args.input)?, &options, &args.output, &shared()?)
+    let options = with(by_default, &args.how, args.output.written.force);
+    carry_out(&Source::find(format, &args.files.input)?, &options, &args.output, &shared()?)
 }
 
 /// Options as they are by default, but for what was typed.
-fn with(by_default: PrepareOptions, how: &HowArgs, val_fraction: Option<f64>, force: bool) -> PrepareOptions {
+fn with(by_default: PrepareOptions, how: &HowArgs, force: bool) -> PrepareOptions {
     let holdout = match how.val_seed {
         _ if how.val_shard => Holdout::FirstShard,
         Some(seed) => Holdout::Documents { seed },
@@ -73,7 +85,7 @@ fn with(by_default: PrepareOptions, how: &HowArgs, val_fraction: Option<f64>, fo
     PrepareOptions {
         end_of_text: how.eot.unwrap_or(by_default.end_of_text),
         holdout,
-        val_fraction: val_fraction.unwrap_or(by_default.val_fraction),
+        val_fraction: how.val_fraction.unwrap_or(by_default.val_fraction),
         force,
         shard_tokens: how.shard_tokens,
         threads: how.threads,
@@ -84,20 +96,20 @@ fn with(by_default: PrepareOptions, how: &HowArgs, val_fraction: Option<f64>, fo
 fn shakespeare(name: &str, tokenizer: TokenizerKind, args: &SetArgs) -> Result<()> {
     let (output, shared) = (output_of(name, args), shared()?);
     let (source, by_default) = sets::shakespeare(tokenizer, &output.out, &shared)?;
-    let options = with(by_default, &args.how, args.val_fraction, args.force);
+    let options = with(by_default, &args.how, args.written.force);
     carry_out(&source, &options, &output, &shared)
 }
 
 fn of_hub(name: &str, set: &Set, args: &SetArgs) -> Result<()> {
     let (output, shared) = (output_of(name, args), shared()?);
     let (source, by_default) = sets::of_hub(set, args.discard, &shared)?;
-    let options = with(by_default, &args.how, args.val_fraction, args.force);
+    let options = with(by_default, &args.how, args.written.force);
     carry_out(&source, &options, &output, &shared)
 }
 
 fn output_of(name: &str, args: &SetArgs) -> OutputArgs {
     let out = args.out.clone().unwrap_or_else(|| Path::new("data").join(name));
-    OutputArgs { out, force: args.force, json: args.json }
+    OutputArgs { out, written: args.written }
 }
 
 fn shared() -> Result<Shared> {
@@ -115,7 +127,7 @@ fn carry_out(source: &Source, options: &PrepareOptions, output: &OutputArgs, sha
 }
 
 /// The first signal asks the preparation to save what is done; a second one ends the program at once.
-fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signal() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || {
@@ -127,17 +139,18 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-fn stage_name(stage: Stage) -> &'static str {
+pub(super) fn stage_name(stage: Stage) -> &'static str {
     match stage {
         Stage::Read => "reading",
         Stage::Encode => "encoding",
         Stage::Write => "writing",
+        Stage::Merge => "merging",
     }
 }
 
 fn told(manifest: &Manifest, output: &OutputArgs) -> Result<()> {
     let mut out = io::stdout().lock();
-    if output.json {
+    if output.written.json {
         writeln!(out, "{}", serde_json::to_string(manifest)?)?;
         return Ok(());
     }
