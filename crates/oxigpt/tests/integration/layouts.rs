@@ -94,8 +94,7 @@ fn tokenizers_of_other_places() {
     for (i, path) in ["nano", "nano/chars.pkl"].into_iter().enumerate() {
         let out = format!("data/nano-{i}");
         place.done(&["prepare", "text", "--input=more.txt", "--tokenizer", path, "--out", &out]);
-        assert_eq!(place.read(&format!("{out}/dataset.json")).is_empty(), false);
-        assert_eq!(hash(&out), hash("data/nano-0"));
+        assert!(place.done(&["data", &out]).contains("vocabulary 65\n"), "{path}");
     }
     let message =
         place.failed(&["prepare", "text", "--input=new.txt", "--tokenizer=data/cat", "--out=data/x"]);
