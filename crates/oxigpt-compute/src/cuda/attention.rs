@@ -5,7 +5,7 @@ use super::error::CudaError;
 use super::kernels::{AttentionVariant, File, Variant};
 use super::launch::{BLOCK, Grid, Launcher, NULL, int};
 use super::layout::Element;
-use crate::{AttentionKind, Dropout, Op, Plan, TensorId};
+use crate::{Activation, AttentionKind, AttentionScale, Dropout, Op, Plan, TensorId};
 
 /// Widest head that the kernels for tensor cores, the general ones, and decoding can do.
 const WIDEST: [usize; 3] = [128, 256, 1024];
@@ -31,18 +31,15 @@ impl Sizes {
     }
 }
 
-/// Refuses kinds that are not wired up, and heads wider than any kernel can do.
+/// Refuses heads wider than any kernel can do.
 pub(super) fn check(plan: &Plan, op: &Op) -> Result<(), CudaError> {
-    let (qkv, heads, kind, widest) = match *op {
-        Op::Attention { qkv, n_head, kind, .. } | Op::AttentionBackward { qkv, n_head, kind, .. } => {
-            (qkv, n_head, kind, WIDEST[1])
+    let (qkv, heads, widest) = match *op {
+        Op::Attention { qkv, n_head, .. } | Op::AttentionBackward { qkv, n_head, .. } => {
+            (qkv, n_head, WIDEST[1])
         }
-        Op::CachedAttention { qkv, n_head, kind, .. } => (qkv, n_head, kind, WIDEST[2]),
+        Op::CachedAttention { qkv, n_head, .. } => (qkv, n_head, WIDEST[2]),
         _ => return Ok(()),
     };
-    if kind != AttentionKind::Softmax {
-        return Err(CudaError::Attention { kind: kind.to_string() });
-    }
     let d = Sizes::of(plan, qkv, heads).d;
     if d > widest { Err(CudaError::WideHead { d, widest }) } else { Ok(()) }
 }
@@ -89,53 +86,79 @@ impl Tiling {
     }
 }
 
-/// What a kind is compiled as, and what its sums of weighted values are multiplied by.
-fn variant(file: File, sizes: Sizes, dropout: bool) -> (Variant, Argument) {
-    let attention = AttentionVariant { head: sizes.d, kind: 0, poly: 0, clamp: false, dropout };
-    (Variant { file, attention: Some(attention) }, Argument::Float(1.0))
+/// What a kind is compiled as, and what its sums of weighted values are multiplied by in a text of `t` tokens.
+fn variant(file: File, sizes: Sizes, kind: AttentionKind, dropout: bool) -> (Variant, Argument) {
+    let (number, poly) = match kind {
+        AttentionKind::Softmax => (0, 0),
+        AttentionKind::Gaussian => (1, 0),
+        AttentionKind::GaussianPoly { squarings, .. } => (2, squarings),
+        AttentionKind::Pointwise { activation, .. } => (number_of(activation), 0),
+    };
+    let by_position = kind.scale() == Some(AttentionScale::Position);
+    let attention =
+        AttentionVariant { head: sizes.d, kind: number, poly, clamp: kind.clamp(), by_position, dropout };
+    // Where queries are divided by their own positions, the kernel does it.
+    let divisor = kind.divisor(0, sizes.t);
+    (Variant { file, attention: Some(attention) }, Argument::Float(1.0 / divisor as f32))
+}
+
+/// The number of a pointwise kind in `kernels/attention.cuh`.
+fn number_of(activation: Activation) -> u32 {
+    match activation {
+        Activation::Gelu => 3,
+        Activation::Relu => 4,
+        Activation::Sigmoid => 5,
+        Activation::Square => 6,
+        Activation::ReluSquare => 7,
+    }
 }
 
 /// Puts an attention on the stream.
 pub(super) fn operator(launcher: &mut Launcher, op: &Op) -> Result<(), CudaError> {
     match *op {
-        Op::Attention { qkv, n_head, ref dropout, out, lse, .. } => {
+        Op::Attention { qkv, n_head, kind, ref dropout, out, lse, range } => {
             let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);
             let tiling = Tiling::of(sizes.d, launcher.prepared.layout.element(qkv));
-            let (variant, out_scale) = variant(tiling.file, sizes, dropout.is_some());
+            let (variant, out_scale) = variant(tiling.file, sizes, kind, dropout.is_some());
             let [rng, site, threshold, keep] = launcher.dropout(dropout.as_ref());
-            let lse = launcher.optional(lse);
-            let [out, qkv] = [out, qkv].map(|id| launcher.pointer(id));
+            let (out, stats, qkv) =
+                (launcher.pointer(out), launcher.optional(lse.or(range)), launcher.pointer(qkv));
             let (t, heads, scale) = (int(sizes.t), int(sizes.heads), sizes.scale());
-            let arguments = [out, lse, qkv, t, heads, scale, out_scale, rng, site, threshold, keep];
+            let arguments = [out, stats, qkv, t, heads, scale, out_scale, rng, site, threshold, keep];
             launcher.kernel(variant, "attention", tiling.grid(sizes, tiling.forward_bytes), &arguments)
         }
-        Op::AttentionBackward { qkv, softmax: Some((out, lse)), dout, n_head, ref dropout, dqkv, .. } => {
+        Op::AttentionBackward { qkv, softmax, dout, n_head, kind, ref dropout, dqkv } => {
             let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);
-            backward(launcher, sizes, dropout.as_ref(), [qkv, out, lse, dout, dqkv])
+            backward(launcher, sizes, kind, dropout.as_ref(), softmax, [qkv, dout, dqkv])
         }
-        Op::CachedAttention { qkv, k_cache, v_cache, position, n_head, out, .. } => {
+        Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, n_head, kind, out } => {
             let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);
-            cached(launcher, sizes, [qkv, k_cache, v_cache, position, out])
+            cached(launcher, sizes, kind, lengths, [qkv, k_cache, v_cache, position, out])
         }
-        _ => unreachable!("not an attention, or one that `check` refuses"),
+        _ => unreachable!("not an attention"),
     }
 }
 
 fn backward(
     launcher: &mut Launcher,
     sizes: Sizes,
+    kind: AttentionKind,
     dropout: Option<&Dropout>,
-    [qkv, out, lse, dout, dqkv]: [TensorId; 5],
+    softmax: Option<(TensorId, TensorId)>,
+    [qkv, dout, dqkv]: [TensorId; 3],
 ) -> Result<(), CudaError> {
     let tiling = Tiling::of(sizes.d, launcher.prepared.layout.element(qkv));
-    let (variant, out_scale) = variant(tiling.file, sizes, dropout.is_some());
+    let (variant, out_scale) = variant(tiling.file, sizes, kind, dropout.is_some());
     let [rng, site, threshold, keep] = launcher.dropout(dropout);
-    let delta = launcher.scratch(0);
-    let [qkv, out, lse, dout, dqkv] = [qkv, out, lse, dout, dqkv].map(|id| launcher.pointer(id));
+    let [qkv, dout, dqkv] = [qkv, dout, dqkv].map(|id| launcher.pointer(id));
     let (rows, t, heads) = (sizes.batch * sizes.t, int(sizes.t), int(sizes.heads));
-    let grid = Grid::of((rows * sizes.heads).div_ceil(8));
-    let arguments = [delta, out, dout, int(rows), t, heads, int(sizes.d)];
-    launcher.kernel(File::Elementwise, "attention_delta", grid, &arguments)?;
+    let (mut lse, mut delta) = (NULL, NULL);
+    if let Some((out, of_rows)) = softmax {
+        (lse, delta) = (launcher.pointer(of_rows), launcher.scratch(0));
+        let grid = Grid::of((rows * sizes.heads).div_ceil(8));
+        let arguments = [delta, launcher.pointer(out), dout, int(rows), t, heads, int(sizes.d)];
+        launcher.kernel(File::Elementwise, "attention_delta", grid, &arguments)?;
+    }
     let scale = sizes.scale();
     let arguments = [dqkv, qkv, dout, lse, delta, t, heads, scale, out_scale, rng, site, threshold, keep];
     for (name, bytes) in [
@@ -150,18 +173,31 @@ fn backward(
 fn cached(
     launcher: &mut Launcher,
     sizes: Sizes,
+    kind: AttentionKind,
+    lengths: Option<TensorId>,
     [qkv, k_cache, v_cache, position, out]: [TensorId; 5],
 ) -> Result<(), CudaError> {
     let Sizes { batch, t, heads, d } = sizes;
     let (s, c) = (launcher.tensor(k_cache).shape[1], heads * d);
     let [qkv, k_cache, v_cache, position, out] =
         [qkv, k_cache, v_cache, position, out].map(|id| launcher.pointer(id));
-    let (variant, out_scale) = variant(File::Decode, sizes, false);
+    let (variant, out_scale) = variant(File::Decode, sizes, kind, false);
     let grid = Grid { blocks: [Grid::over(c).blocks[0], t, batch], ..Grid::over(c) };
     let arguments = [k_cache, v_cache, qkv, position, int(t), int(s), int(c)];
     launcher.kernel(variant, "write_cache", grid, &arguments)?;
     let grid = Grid { blocks: [t, heads, batch], threads: BLOCK, shared_bytes: (s + 8 * d) * 4 };
-    let arguments =
-        [out, qkv, k_cache, v_cache, position, int(t), int(s), int(heads), sizes.scale(), out_scale, NULL];
+    let arguments = [
+        out,
+        qkv,
+        k_cache,
+        v_cache,
+        position,
+        int(t),
+        int(s),
+        int(heads),
+        sizes.scale(),
+        out_scale,
+        launcher.optional(lengths),
+    ];
     launcher.kernel(variant, "cached_attention", grid, &arguments)
 }

@@ -58,6 +58,8 @@ pub(super) struct AttentionVariant {
     pub(super) poly: u32,
     /// Whether negative polynomials count as zero.
     pub(super) clamp: bool,
+    /// Whether the weights of a query are divided by its keys.
+    pub(super) by_position: bool,
     /// Whether weights are dropped.
     pub(super) dropout: bool,
 }
@@ -81,8 +83,9 @@ impl Variant {
     fn defines(&self, bf16: bool) -> Vec<String> {
         let bf16 = u32::from(bf16);
         let mut defines = vec![("ACT_BF16", bf16), ("WGT_BF16", bf16)];
-        if let Some(AttentionVariant { head, kind, poly, clamp, dropout }) = self.attention {
-            let flags = [("CLAMP", u32::from(clamp)), ("DROPOUT", u32::from(dropout))];
+        if let Some(AttentionVariant { head, kind, poly, clamp, by_position, dropout }) = self.attention {
+            let flags = [("CLAMP", clamp), ("BY_POSITION", by_position), ("DROPOUT", dropout)]
+                .map(|(name, flag)| (name, u32::from(flag)));
             defines.extend([("HEAD", head as u32), ("KIND", kind), ("POLY", poly)].into_iter().chain(flags));
         }
         defines.iter().map(|(name, value)| format!("-D{name}={value}")).collect()
