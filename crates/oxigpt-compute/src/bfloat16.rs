@@ -1,4 +1,23 @@
-//! Rounding to bfloat16: the upper half of a float32.
+//! bfloat16: the upper half of a float32.
+
+/// A number in bfloat16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct Bf16(u16);
+
+impl Bf16 {
+    /// The nearest to `x`, ties to even.
+    #[inline(always)]
+    pub(crate) fn new(x: f32) -> Bf16 {
+        Bf16((rounded(x) >> 16) as u16)
+    }
+
+    /// The same number in float32, exactly.
+    #[inline(always)]
+    pub(crate) fn get(self) -> f32 {
+        f32::from_bits(u32::from(self.0) << 16)
+    }
+}
 
 /// Bits whose upper half is the bfloat16 nearest to `x`, ties to even. Not a number stays so.
 #[inline(always)]
@@ -23,8 +42,8 @@ mod tests {
             (f32::MAX, 0x7f80),
             (f32::INFINITY, 0x7f80),
         ] {
-            assert_eq!(rounded(x) >> 16, expected, "{x}");
+            assert_eq!(Bf16::new(x).0, expected, "{x}");
         }
-        assert!(f32::from_bits(rounded(f32::from_bits(0x7fff_ffff)) & 0xffff_0000).is_nan());
+        assert!(Bf16::new(f32::from_bits(0x7fff_ffff)).get().is_nan());
     }
 }

@@ -20,6 +20,7 @@ mod error;
 mod op;
 pub mod philox;
 mod plan;
+mod precision;
 pub mod reference;
 mod session;
 mod storage;
@@ -34,9 +35,10 @@ pub use op::{
     AdamWConfig, AdamWSlot, ClassifierGrad, Dropout, Gelu, Op, Operands, SquaredErrorGrad, WeightLayout,
 };
 pub use plan::{Phase, PhaseId, Plan};
+pub use precision::Precision;
 pub use session::{OpTime, Session};
 pub use storage::Storage;
-pub use tensor::{Dtype, Precision, Role, Tensor, TensorId};
+pub use tensor::{Dtype, Role, Tensor, TensorId};
 
 /// Added to the variance in every layer norm, as in all GPT-2 code.
 pub const LAYER_NORM_EPS: f64 = 1e-5;

@@ -481,6 +481,24 @@ impl Op {
         }
     }
 
+    /// Operands that may be stored as [`Dtype::Bf16`](crate::Dtype::Bf16), in groups that must be of one type: operands and
+    /// results of products, and what elementwise operators make of these. All others are float32.
+    pub fn roundable(&self) -> Vec<Vec<TensorId>> {
+        match *self {
+            Op::LayerNorm { residual, out, .. } => {
+                residual.iter().map(|r| vec![r.0]).chain([vec![out]]).collect()
+            }
+            Op::LayerNormBackward { dout, .. } => vec![vec![dout]],
+            Op::Linear { x, gelu, out, .. } => vec![vec![x], gelu.iter().map(|g| g.1).chain([out]).collect()],
+            Op::LinearBackwardInput { dout, dx, .. } => vec![vec![dout], vec![dx]],
+            Op::LinearBackwardWeight { dout, x, .. } => vec![vec![dout], vec![x]],
+            Op::Gelu { x, out, .. } | Op::Dropout { x, out, .. } => vec![vec![x, out]],
+            Op::GeluBackward { x, dout, dx, .. } => vec![vec![x, dout, dx]],
+            Op::Classifier { x, .. } => vec![vec![x]],
+            _ => Vec::new(),
+        }
+    }
+
     /// The same operator with every parameter gradient added to instead of overwritten: what all
     /// micro-batches of a step but the first do.
     pub fn accumulating(&self) -> Op {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Cost, Op, Precision, Role, Tensor, TensorId};
+use crate::{Cost, Op, Precision, Role, Tensor, TensorId, arena};
 
 /// A phase of a plan: an index into its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,9 +35,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The same plan with the operands of its matrix products rounded.
+    /// The same plan with the operands of its matrix products rounded, and stored so where only products and what rides
+    /// on them read them.
     pub fn with_precision(self, precision: Precision) -> Plan {
-        Plan { precision, ..self }
+        let mut tensors = self.tensors;
+        precision.choose_types(&mut tensors, &self.phases);
+        let (offsets, arena_bytes) = arena::place(&tensors, &self.phases);
+        Plan { tensors, phases: self.phases, offsets, arena_bytes, precision }
     }
 
     /// What the operands of matrix products are rounded to.

@@ -20,33 +20,14 @@ impl TensorId {
 pub enum Dtype {
     /// A real number in the backend's own precision; a plan counts it as 4 bytes.
     Real,
+    /// A real number rounded to bfloat16. It is uploaded and downloaded as the reals are.
+    Bf16,
     /// Token ids, positions, counters.
     U32,
     /// A matrix `[O, C]` of reals that no operator writes, laid out as the backend likes. It is uploaded and downloaded as
     /// reals; uploading rounds as the storage says. Its products round activations to bfloat16 if it is kept in bfloat16, whatever
     /// the precision of the plan.
     Stored(Storage),
-}
-
-/// What the operands of matrix products in linear layers and the classifier are rounded to. Sums, and all that is no such
-/// product, stay in the precision of the backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// Not at all.
-    #[default]
-    Float32,
-    /// To the nearest bfloat16 (8 bits of significand), ties to even.
-    Bfloat16,
-}
-
-impl Precision {
-    /// What an operand becomes.
-    pub fn round(self, x: f32) -> f32 {
-        match self {
-            Precision::Float32 => x,
-            Precision::Bfloat16 => f32::from_bits(crate::bfloat16::rounded(x) & 0xffff_0000),
-        }
-    }
 }
 
 /// What a tensor is for. The role decides its life: activations and workspace live from their first
@@ -132,6 +113,7 @@ impl Tensor {
     pub fn bytes(&self) -> usize {
         match self.dtype {
             Dtype::Real | Dtype::U32 => 4 * self.len(),
+            Dtype::Bf16 => 2 * self.len(),
             Dtype::Stored(storage) => storage.bytes(self.rows(), self.width()),
         }
     }
@@ -140,7 +122,7 @@ impl Tensor {
     pub fn storage(&self) -> Option<Storage> {
         match self.dtype {
             Dtype::Stored(storage) => Some(storage),
-            Dtype::Real | Dtype::U32 => None,
+            Dtype::Real | Dtype::Bf16 | Dtype::U32 => None,
         }
     }
 }

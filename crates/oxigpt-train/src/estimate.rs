@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oxigpt_compute::cpu::packed_bytes;
-use oxigpt_compute::{Cost, PhaseId, Plan, Precision, Role};
+use oxigpt_compute::{Cost, PhaseId, Plan, Role};
 use oxigpt_model::{ModelConfig, ParameterCount, TrainPlan, eval_plan, score_plan};
 
 use crate::error::Error;
@@ -20,8 +19,7 @@ pub struct Estimate {
     pub micro_batches: usize,
     /// Tokens of a step; under `eval_only`, of a pass.
     pub tokens_per_step: usize,
-    /// Bytes of the plan's tensors by role; activations share one region. In bfloat16 there is also a workspace, for packed
-    /// operands.
+    /// Bytes of the plan's tensors by role; activations share one region.
     pub memory: BTreeMap<Role, usize>,
     /// Their sum.
     pub memory_bytes: usize,
@@ -82,7 +80,8 @@ impl Estimate {
         let mut estimate =
             Estimate { tokens_per_step, ..Estimate::of_phases(config, &plan, &[(pass.phase, 1)]) };
         if let Some([rows, positions]) = scored {
-            let memory = memory(&score_plan(config, rows, positions)?.0.with_precision(settings.precision()));
+            let (plan, ..) = score_plan(config, rows, positions)?;
+            let memory = plan.with_precision(settings.precision()).memory_by_role();
             if memory.values().sum::<usize>() > estimate.memory_bytes {
                 (estimate.memory_bytes, estimate.memory) = (memory.values().sum(), memory);
             }
@@ -98,7 +97,7 @@ impl Estimate {
             .collect();
         let times =
             |(cost, n): &(Cost, usize)| Cost { flops: cost.flops * *n as f64, bytes: cost.bytes * *n as f64 };
-        let memory = memory(plan);
+        let memory = plan.memory_by_role();
         Estimate {
             parameters: config.parameter_count(),
             config: config.clone(),
@@ -127,15 +126,6 @@ impl Estimate {
     pub fn initial_loss(&self) -> f64 {
         (self.config.vocab_size as f64).ln()
     }
-}
-
-/// Bytes of a plan's tensors by role, and of what packed operands take.
-fn memory(plan: &Plan) -> BTreeMap<Role, usize> {
-    let mut memory = plan.memory_by_role();
-    if plan.precision() != Precision::Float32 {
-        memory.insert(Role::Workspace, packed_bytes(plan));
-    }
-    memory
 }
 
 #[cfg(test)]

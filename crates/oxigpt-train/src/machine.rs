@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
-use oxigpt_compute::cpu::{Cpu, CpuOptions, packed_bytes};
+use oxigpt_compute::cpu::{Cpu, CpuOptions};
 use oxigpt_compute::{
     Backend, Builder, Cost, Data, Error, LinearWeights, Plan, Precision, Session, TensorId,
 };
@@ -120,7 +120,7 @@ pub(crate) fn check_memory(bytes: usize) -> Result<(), crate::Error> {
 /// # Errors
 /// If it does not, or there are no threads.
 pub fn session(plan: Plan, asked_threads: usize) -> Result<Session, crate::Error> {
-    check_memory(plan.arena_bytes() + packed_bytes(&plan))?;
+    check_memory(plan.arena_bytes())?;
     Ok(Session::new(plan, backend(asked_threads)?)?)
 }
 

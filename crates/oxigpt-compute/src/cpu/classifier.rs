@@ -2,16 +2,16 @@
 //! logits of a slice exist.
 
 use super::elementwise::blocks;
-use super::gemm::{Matrix, Product};
-use super::memory::Shared;
+use super::gemm::{Matrix, Operand, Product};
+use super::memory::{Reals, Shared};
 use super::pool::Pool;
-use super::products::{Products, Words};
+use super::products::Products;
 use super::simd::{exp, max, sum, vectorised};
 use super::stored::{self, Stored};
 
 /// Operands; see [`crate::Op::Classifier`].
 pub(super) struct Classifier<'a> {
-    pub(super) x: Shared<'a>,
+    pub(super) x: Reals<'a>,
     pub(super) w: Shared<'a>,
     pub(super) targets: &'a [u32],
     pub(super) vocab_size: usize,
@@ -98,34 +98,27 @@ pub(super) fn classifier(products: &mut Products, op: &Classifier) {
     let n_words = op.w.len() / op.width;
     let rows = op.targets.len();
     let slice_rows = op.logits.len() / n_words;
-    let w = Matrix::new(op.w, n_words, op.width);
-    let x = Matrix::new(op.x, rows, op.width);
-    // SAFETY: nobody writes to the words.
-    unsafe {
-        products.keep(w.t(), Words::Forward);
-        if op.grad.is_some() {
-            products.keep(w, Words::Backward);
-        }
-    }
+    let w = Operand::of(Reals::F32(op.w), n_words, op.width);
+    let x = Operand::of(op.x, rows, op.width);
     for start in (0..rows).step_by(slice_rows) {
         let slice = start..(start + slice_rows).min(rows);
         let logits = Matrix::strided(op.logits, 0, slice.len(), n_words, n_words);
         let x = x.rows_part(slice.clone());
-        let product = |c, a, b, accumulate| Product { c, a, b, accumulate };
+        let product = |c, a, b, accumulate| Product { c, a, b, accumulate, bias: None };
         // SAFETY: operands are distinct tensors; each row of logits is one task's.
         unsafe {
-            products.run_with(&product(logits, x, w.t(), false), Words::Forward);
+            products.run(&product(Operand::F32(logits), x, w.t(), false), |_| {});
             let losses = op.losses.write(slice.clone());
             let scale = op.grad.as_ref().map(|g| g.scale);
             let targets = &op.targets[slice.clone()];
             cross_entropy(products.pool, logits, (targets, op.vocab_size), scale, losses);
             if let Some(grad) = &op.grad {
-                let dx = Matrix::new(grad.dx, rows, op.width).rows_part(slice.clone());
-                products.run_with(&product(dx, logits, w, false), Words::Backward);
+                let logits = Operand::F32(logits);
+                let dx = Operand::of(Reals::F32(grad.dx), rows, op.width).rows_part(slice.clone());
+                products.run(&product(dx, logits, w, false), |_| {});
                 if let Some(dw) = grad.dw {
-                    let dw = Matrix::new(dw, n_words, op.width);
-                    let accumulate = grad.accumulate || start > 0;
-                    products.run(&product(dw, logits.t(), x, accumulate), |_| {}, |_| {});
+                    let dw = Operand::of(Reals::F32(dw), n_words, op.width);
+                    products.run(&product(dw, logits.t(), x, grad.accumulate || start > 0), |_| {});
                 }
             }
         }

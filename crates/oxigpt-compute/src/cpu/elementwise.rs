@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::memory::Shared;
+use super::bf16::Element;
+use super::memory::{Reals, Shared};
 use super::pool::Pool;
 use super::simd::{normal, sigmoid, sum, vectorised};
 use crate::Gelu;
@@ -11,15 +12,18 @@ use crate::dropout::Mask;
 /// Elements of one task: a quarter of a second-level cache for three operands.
 const BLOCK: usize = 1 << 14;
 
+/// Why there are only two cases of many: see [`Op::roundable`](crate::Op::roundable).
+pub(super) const ONE_TYPE: &str = "the plan stores these tensors in one type";
+
 /// Runs `task` over `0..len` in fixed blocks.
 pub(super) fn blocks(pool: &mut Pool, len: usize, block: usize, task: impl Fn(Range<usize>) + Sync) {
     pool.run(len.div_ceil(block), |index, _| task(index * block..((index + 1) * block).min(len)));
 }
 
 vectorised! {
-    fn add_slices(a: &[f32], b: &[f32], out: &mut [f32]) {
+    fn add_slices<T: Element>(a: &[f32], b: &[T], out: &mut [f32]) {
         for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-            *out = a + b;
+            *out = a + b.get();
         }
     }
 }
@@ -95,17 +99,18 @@ fn doubled_tanh_argument(x: f32) -> f32 {
 }
 
 vectorised! {
-    /// GELU of a slice.
-    fn gelu_slice(kind: Gelu, x: &[f32], out: &mut [f32]) {
+    fn gelu_slice<T: Element>(kind: Gelu, x: &[T], out: &mut [T]) {
         match kind {
             Gelu::Tanh => {
-                for (out, &x) in out.iter_mut().zip(x) {
-                    *out = x * sigmoid(doubled_tanh_argument(x));
+                for (out, x) in out.iter_mut().zip(x) {
+                    let x = x.get();
+                    *out = T::new(x * sigmoid(doubled_tanh_argument(x)));
                 }
             }
             Gelu::Erf => {
-                for (out, &x) in out.iter_mut().zip(x) {
-                    *out = x * normal(x).0;
+                for (out, x) in out.iter_mut().zip(x) {
+                    let x = x.get();
+                    *out = T::new(x * normal(x).0);
                 }
             }
         }
@@ -113,33 +118,56 @@ vectorised! {
 }
 
 vectorised! {
-    fn gelu_backward_slice(kind: Gelu, x: &[f32], dout: &[f32], dx: &mut [f32]) {
+    fn gelu_backward_slice<T: Element>(kind: Gelu, x: &[T], dout: &[T], dx: &mut [T]) {
         match kind {
             Gelu::Tanh => {
-                for ((dx, &dout), &x) in dx.iter_mut().zip(dout).zip(x) {
+                for ((dx, dout), x) in dx.iter_mut().zip(dout).zip(x) {
+                    let x = x.get();
                     let s = sigmoid(doubled_tanh_argument(x));
                     let du = (x * x).mul_add(6.0 * SQRT_2_OVER_PI * CUBIC, 2.0 * SQRT_2_OVER_PI);
-                    *dx = dout * (x * (1.0 - s) * du).mul_add(s, s);
+                    *dx = T::new(dout.get() * (x * (1.0 - s) * du).mul_add(s, s));
                 }
             }
             Gelu::Erf => {
-                for ((dx, &dout), &x) in dx.iter_mut().zip(dout).zip(x) {
+                for ((dx, dout), x) in dx.iter_mut().zip(dout).zip(x) {
+                    let x = x.get();
                     let (distribution, density) = normal(x);
-                    *dx = dout * x.mul_add(density, distribution);
+                    *dx = T::new(dout.get() * x.mul_add(density, distribution));
                 }
             }
         }
     }
 }
 
-pub(super) fn gelu(pool: &mut Pool, kind: Gelu, x: Shared, out: Shared) {
-    blocks(pool, out.len(), BLOCK, |range| {
-        // SAFETY: the two tensors are distinct, and blocks do not overlap.
-        unsafe { gelu_slice(kind, x.read(range.clone()), out.write(range)) }
-    });
+/// Elements `range` of `out = gelu(x)`, both of one type.
+///
+/// # Safety
+/// Nobody else touches these elements of `out`, and nobody writes to those of `x`, during the call.
+pub(super) unsafe fn gelu_range(kind: Gelu, x: Reals, out: Reals, range: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (x, out) {
+            (Reals::F32(x), Reals::F32(out)) => gelu_slice(kind, x.read(range.clone()), out.write(range)),
+            (Reals::Bf16(x), Reals::Bf16(out)) => gelu_slice(kind, x.read(range.clone()), out.write(range)),
+            _ => unreachable!("{ONE_TYPE}"),
+        }
+    }
 }
 
-pub(super) fn gelu_backward(pool: &mut Pool, kind: Gelu, x: Shared, dout: Shared, dx: Shared) {
+pub(super) fn gelu(pool: &mut Pool, kind: Gelu, x: Reals, out: Reals) {
+    // SAFETY: the two tensors are distinct, and blocks do not overlap.
+    blocks(pool, out.len(), BLOCK, |range| unsafe { gelu_range(kind, x, out, range) });
+}
+
+pub(super) fn gelu_backward(pool: &mut Pool, kind: Gelu, x: Reals, dout: Reals, dx: Reals) {
+    match (x, dout, dx) {
+        (Reals::F32(x), Reals::F32(dout), Reals::F32(dx)) => gelu_backward_of(pool, kind, x, dout, dx),
+        (Reals::Bf16(x), Reals::Bf16(dout), Reals::Bf16(dx)) => gelu_backward_of(pool, kind, x, dout, dx),
+        _ => unreachable!("{ONE_TYPE}"),
+    }
+}
+
+fn gelu_backward_of<T: Element>(pool: &mut Pool, kind: Gelu, x: Shared<T>, dout: Shared<T>, dx: Shared<T>) {
     blocks(pool, dx.len(), BLOCK, |range| {
         // SAFETY: the three tensors are distinct, and blocks do not overlap.
         unsafe { gelu_backward_slice(kind, x.read(range.clone()), dout.read(range.clone()), dx.write(range)) }
@@ -148,23 +176,38 @@ pub(super) fn gelu_backward(pool: &mut Pool, kind: Gelu, x: Shared, dout: Shared
 
 vectorised! {
     /// Multiplies a row by the factors of its mask.
-    fn drop_row(mask: Mask, row: u32, x: &[f32], out: &mut [f32]) {
+    fn drop_row<T: Element>(mask: Mask, row: u32, x: &[T], out: &mut [T]) {
         let (whole, rest) = out.as_chunks_mut::<4>();
         let (x_whole, x_rest) = x.as_chunks::<4>();
         for (block, (out, x)) in whole.iter_mut().zip(x_whole).enumerate() {
             let keep = mask.keep4(row, block as u32);
             for lane in 0..4 {
-                out[lane] = if keep[lane] { x[lane] * mask.scale } else { 0.0 };
+                out[lane] = T::new(if keep[lane] { x[lane].get() * mask.scale } else { 0.0 });
             }
         }
         for (i, (out, x)) in rest.iter_mut().zip(x_rest).enumerate() {
-            *out = x * mask.factor(row, x_whole.len() * 4 + i);
+            *out = T::new(x.get() * mask.factor(row, x_whole.len() * 4 + i));
         }
     }
 }
 
 /// `first_row` is the number of the first row within the whole batch of a step.
-pub(super) fn dropout(pool: &mut Pool, mask: Mask, first_row: u32, x: Shared, out: Shared, width: usize) {
+pub(super) fn dropout(pool: &mut Pool, mask: Mask, first_row: u32, x: Reals, out: Reals, width: usize) {
+    match (x, out) {
+        (Reals::F32(x), Reals::F32(out)) => dropout_of(pool, mask, first_row, x, out, width),
+        (Reals::Bf16(x), Reals::Bf16(out)) => dropout_of(pool, mask, first_row, x, out, width),
+        _ => unreachable!("{ONE_TYPE}"),
+    }
+}
+
+fn dropout_of<T: Element>(
+    pool: &mut Pool,
+    mask: Mask,
+    first_row: u32,
+    x: Shared<T>,
+    out: Shared<T>,
+    width: usize,
+) {
     let rows_a_block = BLOCK.div_ceil(width);
     blocks(pool, out.len() / width, rows_a_block, |rows| {
         for row in rows {

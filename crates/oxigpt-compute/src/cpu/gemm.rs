@@ -7,13 +7,14 @@ use std::ops::Range;
 
 use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 
-use super::memory::Shared;
+use super::memory::{Reals, Shared};
 use super::pool::Pool;
+use crate::bfloat16::Bf16;
 
 /// A matrix somewhere inside a tensor: element `(i, j)` is at `start + i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
-    data: Shared<'a>,
+pub(crate) struct Matrix<'a, T = f32> {
+    data: Shared<'a, T>,
     start: usize,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
@@ -21,16 +22,16 @@ pub(crate) struct Matrix<'a> {
     col_stride: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, T: Copy> Matrix<'a, T> {
     /// A row-major matrix that fills `data`.
-    pub(crate) fn new(data: Shared<'a>, rows: usize, cols: usize) -> Self {
+    pub(crate) fn new(data: Shared<'a, T>, rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols);
         Matrix { data, start: 0, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
     /// A row-major matrix inside `data`, rows `row_stride` apart.
     pub(crate) fn strided(
-        data: Shared<'a>,
+        data: Shared<'a, T>,
         start: usize,
         rows: usize,
         cols: usize,
@@ -76,7 +77,7 @@ impl<'a> Matrix<'a> {
     /// # Safety
     /// Nobody else reads or writes the row while the slice lives.
     #[allow(clippy::mut_from_ref, reason = "the caller promises exclusive rows")]
-    pub(crate) unsafe fn row_mut(&self, row: usize) -> &'a mut [f32] {
+    pub(crate) unsafe fn row_mut(&self, row: usize) -> &'a mut [T] {
         assert!(row < self.rows && self.col_stride == 1);
         let start = self.start + row * self.row_stride;
         // SAFETY: passed on to the caller.
@@ -87,7 +88,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Safety
     /// Nobody writes to the row while the slice lives.
-    pub(crate) unsafe fn row(&self, row: usize) -> &'a [f32] {
+    pub(crate) unsafe fn row(&self, row: usize) -> &'a [T] {
         assert!(row < self.rows && self.col_stride == 1);
         let start = self.start + row * self.row_stride;
         // SAFETY: passed on to the caller.
@@ -98,7 +99,7 @@ impl<'a> Matrix<'a> {
     ///
     /// # Safety
     /// Nobody writes to anything in between while the slice lives.
-    pub(crate) unsafe fn span(&self) -> (&'a [f32], usize) {
+    pub(crate) unsafe fn span(&self) -> (&'a [T], usize) {
         assert!(self.col_stride == 1);
         let len = (self.rows - 1) * self.row_stride + self.cols;
         // SAFETY: passed on to the caller.
@@ -106,16 +107,87 @@ impl<'a> Matrix<'a> {
     }
 
     /// Where it begins, and the distance of its rows.
-    pub(crate) fn first_and_stride(&self) -> (*mut f32, usize) {
+    pub(crate) fn first_and_stride(&self) -> (*mut T, usize) {
         assert!(self.col_stride == 1);
         (self.first(), self.row_stride)
     }
 
-    fn first(&self) -> *mut f32 {
+    /// One element.
+    ///
+    /// # Safety
+    /// Nobody writes to it during the call.
+    pub(crate) unsafe fn element(&self, row: usize, col: usize) -> T {
+        assert!(row < self.rows && col < self.cols);
+        let at = self.start + row * self.row_stride + col * self.col_stride;
+        // SAFETY: passed on to the caller.
+        unsafe { self.data.read(at..at + 1)[0] }
+    }
+
+    fn first(&self) -> *mut T {
         let last = self.start + (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride;
         assert!(last < self.data.len());
         // SAFETY: inside the tensor, as just checked.
         unsafe { self.data.ptr().add(self.start) }
+    }
+}
+
+/// A matrix of either type: an operand of a product, or its result.
+#[derive(Clone, Copy)]
+pub(crate) enum Operand<'a> {
+    F32(Matrix<'a>),
+    Bf16(Matrix<'a, Bf16>),
+}
+
+impl<'a> Operand<'a> {
+    /// A row-major matrix that fills `data`.
+    pub(crate) fn of(data: Reals<'a>, rows: usize, cols: usize) -> Self {
+        match data {
+            Reals::F32(data) => Operand::F32(Matrix::new(data, rows, cols)),
+            Reals::Bf16(data) => Operand::Bf16(Matrix::new(data, rows, cols)),
+        }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        match self {
+            Operand::F32(matrix) => matrix.rows,
+            Operand::Bf16(matrix) => matrix.rows,
+        }
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        match self {
+            Operand::F32(matrix) => matrix.cols,
+            Operand::Bf16(matrix) => matrix.cols,
+        }
+    }
+
+    /// The transposed matrix, over the same memory.
+    pub(crate) fn t(self) -> Self {
+        match self {
+            Operand::F32(matrix) => Operand::F32(matrix.t()),
+            Operand::Bf16(matrix) => Operand::Bf16(matrix.t()),
+        }
+    }
+
+    /// Rows and columns of a part.
+    pub(crate) fn part(self, rows: Range<usize>, cols: Range<usize>) -> Self {
+        match self {
+            Operand::F32(matrix) => Operand::F32(matrix.part(rows, cols)),
+            Operand::Bf16(matrix) => Operand::Bf16(matrix.part(rows, cols)),
+        }
+    }
+
+    pub(crate) fn rows_part(self, rows: Range<usize>) -> Self {
+        let cols = self.cols();
+        self.part(rows, 0..cols)
+    }
+
+    /// The matrix of a plan in float32.
+    fn f32(self) -> Matrix<'a> {
+        match self {
+            Operand::F32(matrix) => matrix,
+            Operand::Bf16(_) => unreachable!("plans in float32 store nothing else"),
+        }
     }
 }
 
@@ -149,27 +221,25 @@ pub(crate) struct Tile {
     pub(crate) cols: Range<usize>,
 }
 
-/// What happens to a tile of the result before its product is added and after.
+/// `c = a b`, plus `bias` on every row if there is one; or `c += a b` if `accumulate`, then without a bias.
+#[derive(Clone, Copy)]
 pub(crate) struct Product<'a> {
-    pub(crate) c: Matrix<'a>,
-    pub(crate) a: Matrix<'a>,
-    pub(crate) b: Matrix<'a>,
+    pub(crate) c: Operand<'a>,
+    pub(crate) a: Operand<'a>,
+    pub(crate) b: Operand<'a>,
     pub(crate) accumulate: bool,
+    pub(crate) bias: Option<&'a [f32]>,
 }
 
-/// `c = a b` (or `+=`) over the pool; `before` and `after` see each tile on the thread that computes it, while it
-/// is in that core's cache. If `before` fills the tile, set `accumulate`.
+/// A product in float32 over the pool; `after` sees each tile on the thread that computes it, while it is in that core's
+/// cache.
 ///
 /// # Safety
-/// Nobody else touches `c`, and nobody writes to `a` or `b`, during the call; `c` overlaps neither. `before` and
-/// `after` touch, of what other tiles write, only their own tile.
-pub(crate) unsafe fn parallel_product(
-    pool: &mut Pool,
-    product_of: &Product,
-    before: impl Fn(&Tile) + Sync,
-    after: impl Fn(&Tile) + Sync,
-) {
-    let Product { c, a, b, accumulate } = *product_of;
+/// Nobody else touches `c`, and nobody writes to `a` or `b`, during the call; `c` overlaps neither. `after` touches, of
+/// what other tiles write, only its own tile.
+pub(crate) unsafe fn parallel_product(pool: &mut Pool, of: &Product, after: impl Fn(&Tile) + Sync) {
+    let Product { accumulate, bias, .. } = *of;
+    let (c, a, b) = (of.c.f32(), of.a.f32(), of.b.f32());
     let (tile_rows, tile_cols) = tile_shape(c.rows, c.cols, a.cols);
     let (n_rows, n_cols) = (c.rows.div_ceil(tile_rows), c.cols.div_ceil(tile_cols));
     pool.run(n_rows * n_cols, |index, _| {
@@ -177,11 +247,15 @@ pub(crate) unsafe fn parallel_product(
         let (row, col) = (index % n_rows * tile_rows, index / n_rows * tile_cols);
         let tile =
             Tile { rows: row..(row + tile_rows).min(c.rows), cols: col..(col + tile_cols).min(c.cols) };
-        before(&tile);
         let c = c.part(tile.rows.clone(), tile.cols.clone());
         let (a, b) = (a.rows_part(tile.rows.clone()), b.part(0..b.rows, tile.cols.clone()));
         // SAFETY: tiles are disjoint; the rest is the caller's promise.
-        unsafe { product(c, a, b, 1.0, accumulate) };
+        unsafe {
+            if let Some(bias) = bias {
+                (0..c.rows).for_each(|row| c.row_mut(row).copy_from_slice(&bias[tile.cols.clone()]));
+            }
+            product(c, a, b, 1.0, accumulate || bias.is_some());
+        }
         after(&tile);
     });
 }

@@ -1,19 +1,19 @@
 //! Linear layers and their adjoints: matrix products with what rides on their tiles.
 
-use super::elementwise::{self, gelu_slice};
+use super::elementwise;
 use super::few_rows;
-use super::gemm::{Matrix, Product};
-use super::memory::Shared;
+use super::gemm::{Operand, Product};
+use super::memory::{Reals, Shared};
 use super::pool::Pool;
 use super::products::Products;
 use super::stored::{self, Stored};
 use crate::{Gelu, WeightLayout};
 
 /// A weight matrix as `[C, O]`, whichever way it lies.
-fn in_out(w: Shared, n_in: usize, n_out: usize, layout: WeightLayout) -> Matrix {
+fn in_out(w: Shared, n_in: usize, n_out: usize, layout: WeightLayout) -> Operand {
     match layout {
-        WeightLayout::InOut => Matrix::new(w, n_in, n_out),
-        WeightLayout::OutIn => Matrix::new(w, n_out, n_in).t(),
+        WeightLayout::InOut => Operand::of(Reals::F32(w), n_in, n_out),
+        WeightLayout::OutIn => Operand::of(Reals::F32(w), n_out, n_in).t(),
     }
 }
 
@@ -30,54 +30,44 @@ pub(super) struct Sizes {
 pub(super) fn linear(
     products: &mut Products,
     sizes: Sizes,
-    (x, w, bias): (Shared, Shared, Option<Shared>),
-    gelu: Option<(Gelu, Shared)>,
-    out: Shared,
+    (x, w, bias): (Reals, Shared, Option<&[f32]>),
+    gelu: Option<(Gelu, Reals)>,
+    out: Reals,
     scratch: &mut [f32],
 ) {
     let Sizes { rows, n_in, n_out, layout } = sizes;
     let product_result = gelu.map_or(out, |(_, before)| before);
-    // SAFETY: nobody writes to the bias.
-    let bias = bias.map(|bias| unsafe { bias.all() });
-    if rows <= few_rows::MAX_ROWS && products.in_float32() {
+    if let (true, Reals::F32(x), Reals::F32(result)) = (few_rows(products, sizes), x, product_result) {
         // SAFETY: operands are distinct tensors, and nobody writes to these two.
         let (x, w) = unsafe { (x.all(), w.all()) };
-        few_rows::linear(products.pool, sizes, (x, w, bias), product_result, scratch);
+        few_rows::linear(products.pool, sizes, (x, w, bias), result, scratch);
         if let Some((kind, before)) = gelu {
             elementwise::gelu(products.pool, kind, before, out);
         }
         return;
     }
-    let c = Matrix::new(product_result, rows, n_out);
     let of = Product {
-        c,
-        a: Matrix::new(x, rows, n_in),
+        c: Operand::of(product_result, rows, n_out),
+        a: Operand::of(x, rows, n_in),
         b: in_out(w, n_in, n_out, layout),
-        accumulate: bias.is_some(),
+        accumulate: false,
+        bias,
     };
-    // SAFETY: operands are distinct tensors; `before` and `after` touch the rows and columns of their tile.
+    // SAFETY: operands are distinct tensors; `after` touches the rows and columns of its tile.
     unsafe {
-        products.run(
-            &of,
-            |tile| {
-                if let Some(bias) = bias {
-                    for row in tile.rows.clone() {
-                        let start = row * n_out;
-                        let out = product_result.write(start + tile.cols.start..start + tile.cols.end);
-                        out.copy_from_slice(&bias[tile.cols.clone()]);
-                    }
+        products.run(&of, |tile| {
+            if let Some((kind, before)) = gelu {
+                for row in tile.rows.clone() {
+                    let range = row * n_out + tile.cols.start..row * n_out + tile.cols.end;
+                    elementwise::gelu_range(kind, before, out, range);
                 }
-            },
-            |tile| {
-                if let Some((kind, before)) = gelu {
-                    for row in tile.rows.clone() {
-                        let range = row * n_out + tile.cols.start..row * n_out + tile.cols.end;
-                        gelu_slice(kind, before.read(range.clone()), out.write(range));
-                    }
-                }
-            },
-        );
+            }
+        });
     }
+}
+
+fn few_rows(products: &Products, sizes: Sizes) -> bool {
+    sizes.rows <= few_rows::MAX_ROWS && products.in_float32()
 }
 
 /// The same with a stored matrix.
@@ -95,38 +85,40 @@ pub(super) fn linear_stored(
         stored::product(pool, operands, product_result, tiles, |row, cols| {
             if let Some((kind, before)) = gelu {
                 let range = row * n_out + cols.start..row * n_out + cols.end;
-                gelu_slice(kind, before.read(range.clone()), out.write(range));
+                elementwise::gelu_range(kind, Reals::F32(before), Reals::F32(out), range);
             }
         });
     }
 }
 
 /// `dx = dout W^T`.
-pub(super) fn backward_input(products: &mut Products, sizes: Sizes, (dout, w): (Shared, Shared), dx: Shared) {
+pub(super) fn backward_input(products: &mut Products, sizes: Sizes, (dout, w): (Reals, Shared), dx: Reals) {
     let Sizes { rows, n_in, n_out, layout } = sizes;
     let of = Product {
-        c: Matrix::new(dx, rows, n_in),
-        a: Matrix::new(dout, rows, n_out),
+        c: Operand::of(dx, rows, n_in),
+        a: Operand::of(dout, rows, n_out),
         b: in_out(w, n_in, n_out, layout).t(),
         accumulate: false,
+        bias: None,
     };
     // SAFETY: operands are distinct tensors.
-    unsafe { products.run(&of, |_| {}, |_| {}) };
+    unsafe { products.run(&of, |_| {}) };
 }
 
 /// `dw = x^T dout`, laid out as `w`.
 pub(super) fn backward_weight(
     products: &mut Products,
     sizes: Sizes,
-    (dout, x): (Shared, Shared),
+    (dout, x): (Reals, Reals),
     (dw, accumulate): (Shared, bool),
 ) {
     let Sizes { rows, n_in, n_out, layout } = sizes;
-    let (x, dout) = (Matrix::new(x, rows, n_in), Matrix::new(dout, rows, n_out));
-    let of = match layout {
-        WeightLayout::InOut => Product { c: Matrix::new(dw, n_in, n_out), a: x.t(), b: dout, accumulate },
-        WeightLayout::OutIn => Product { c: Matrix::new(dw, n_out, n_in), a: dout.t(), b: x, accumulate },
+    let (x, dout) = (Operand::of(x, rows, n_in), Operand::of(dout, rows, n_out));
+    let (a, b) = match layout {
+        WeightLayout::InOut => (x.t(), dout),
+        WeightLayout::OutIn => (dout.t(), x),
     };
+    let c = Operand::of(Reals::F32(dw), a.rows(), b.cols());
     // SAFETY: operands are distinct tensors.
-    unsafe { products.run(&of, |_| {}, |_| {}) };
+    unsafe { products.run(&Product { c, a, b, accumulate, bias: None }, |_| {}) };
 }

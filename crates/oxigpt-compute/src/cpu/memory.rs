@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use memmap2::MmapMut;
 
+use crate::bfloat16::Bf16;
 use crate::{Dtype, Error, Plan, TensorId};
 
 /// One zeroed block of memory that holds every tensor of a plan.
@@ -39,7 +40,7 @@ impl Arena {
         unsafe { self.memory.as_ptr().add(offset).cast_mut() }
     }
 
-    /// A real tensor, to read and write from several threads.
+    /// A tensor of reals in float32, to read and write from several threads.
     pub(crate) fn real(&self, id: TensorId) -> Shared<'_> {
         assert_eq!(self.plan.tensor(id).dtype, Dtype::Real);
         Shared { ptr: self.address(id).cast(), len: self.plan.tensor(id).len(), arena: PhantomData }
@@ -49,6 +50,17 @@ impl Arena {
     pub(crate) fn stored(&self, id: TensorId) -> Shared<'_, u32> {
         assert!(self.plan.tensor(id).storage().is_some());
         Shared { ptr: self.address(id).cast(), len: self.plan.tensor(id).bytes() / 4, arena: PhantomData }
+    }
+
+    /// A tensor of reals in whatever type it has.
+    pub(crate) fn reals(&self, id: TensorId) -> Reals<'_> {
+        match self.plan.tensor(id).dtype {
+            Dtype::Bf16 => {
+                let (ptr, len) = (self.address(id).cast(), self.plan.tensor(id).len());
+                Reals::Bf16(Shared { ptr, len, arena: PhantomData })
+            }
+            _ => Reals::F32(self.real(id)),
+        }
     }
 
     /// An integer tensor. Integer tensors are inputs: no operator writes them.
@@ -79,6 +91,22 @@ pub(crate) struct Shared<'a, T = f32> {
 unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync> Sync for Shared<'_, T> {}
+
+/// A tensor of reals, of the type that it has in memory.
+#[derive(Clone, Copy)]
+pub(crate) enum Reals<'a> {
+    F32(Shared<'a>),
+    Bf16(Shared<'a, Bf16>),
+}
+
+impl Reals<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Reals::F32(data) => data.len(),
+            Reals::Bf16(data) => data.len(),
+        }
+    }
+}
 
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn of(slice: &'a mut [T]) -> Shared<'a, T> {

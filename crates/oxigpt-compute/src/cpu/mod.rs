@@ -1,4 +1,4 @@
-//! The CPU backend: float32, all cores, one arena.
+//! The CPU backend: float32 and bfloat16, all cores, one arena.
 //!
 //! Each operator is a function over tensors in a file of its kind; here an operator's operands are looked up and
 //! handed over. Legend: B batch, T positions, C width, D width of a head.
@@ -24,15 +24,15 @@ mod stored;
 mod stored_kernels;
 
 pub use bf16::has_bfloat16;
-pub use products::packed_bytes;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use memory::{Arena, Shared};
+use bf16::Element;
+use memory::{Arena, Reals, Shared};
 use optimizer::Chunk;
 use pool::Pool;
-use products::{Packs, Products};
+use products::Products;
 use stored::Stored;
 
 use crate::dropout::Mask;
@@ -69,8 +69,8 @@ struct Scratch {
     attention: Vec<f32>,
     /// Partial sums of columns, and of products over few rows.
     partials: Vec<f32>,
-    /// Operands rounded to bfloat16, if the plan wants that.
-    packs: Option<Packs>,
+    /// Blocks of operands of products in bfloat16, one part a thread.
+    packed: Vec<u32>,
     /// Activations that are multiplied by stored matrices.
     tiles: Vec<u32>,
     /// Chunks of all parameters, in the order of the optimiser.
@@ -90,7 +90,7 @@ impl Cpu {
 
 impl Scratch {
     fn for_plan(plan: &Plan, threads: usize) -> Scratch {
-        let mut scratch = Scratch { packs: Packs::for_plan(plan), ..Scratch::default() };
+        let mut scratch = Scratch::default();
         let (mut attention_len, mut partials_len) = (0, 0);
         for op in plan.phases().flat_map(|(_, phase)| &phase.ops) {
             match op {
@@ -120,6 +120,7 @@ impl Scratch {
                 _ => {}
             }
         }
+        scratch.packed = vec![0; products::scratch_len(plan) * threads];
         scratch.attention = vec![0.0; attention_len * threads];
         scratch.partials = vec![0.0; partials_len];
         scratch.tiles = vec![0; stored::scratch_len(plan)];
@@ -128,10 +129,9 @@ impl Scratch {
     }
 
     fn bytes(&self) -> usize {
-        4 * (self.attention.len() + self.partials.len() + self.tiles.len())
+        4 * (self.attention.len() + self.partials.len() + self.packed.len() + self.tiles.len())
             + 8 * self.squares.len()
             + size_of_val(&self.chunks[..])
-            + self.packs.as_ref().map_or(0, Packs::bytes)
     }
 }
 
@@ -166,13 +166,12 @@ impl Backend for Cpu {
             unsafe { stored.write(&mut self.pool, &elements) };
             return Ok(());
         }
-        let target = arena.real(tensor);
         // SAFETY: `self` is exclusive, so nothing runs.
-        let target = unsafe { target.write(0..target.len()) };
-        match data {
-            Data::F32(values) => target.copy_from_slice(values),
-            Data::F64(values) => target.iter_mut().zip(values).for_each(|(t, &v)| *t = v as f32),
-            Data::U32(_) => unreachable!("handled above"),
+        unsafe {
+            match arena.reals(tensor) {
+                Reals::F32(target) => fill(target.write(0..target.len()), data),
+                Reals::Bf16(target) => fill(target.write(0..target.len()), data),
+            }
         }
         Ok(())
     }
@@ -195,10 +194,11 @@ impl Backend for Cpu {
             return Ok(());
         }
         // SAFETY: operators run only while the backend is borrowed exclusively.
-        let source = unsafe { arena.real(tensor).all() };
-        match data {
-            DataMut::F32(values) => values.copy_from_slice(source),
-            DataMut::F64(values) => values.iter_mut().zip(source).for_each(|(v, &s)| *v = f64::from(s)),
+        unsafe {
+            match arena.reals(tensor) {
+                Reals::F32(source) => copy(source.all(), data),
+                Reals::Bf16(source) => copy(source.all(), data),
+            }
         }
         Ok(())
     }
@@ -207,6 +207,21 @@ impl Backend for Cpu {
         let Cpu { pool, arena, scratch } = self;
         let arena = arena.as_ref().expect("a session prepares its backend first");
         Execution { pool, arena, scratch }.execute(op);
+    }
+}
+
+fn fill<T: Element>(target: &mut [T], data: Data) {
+    match data {
+        Data::F32(values) => target.iter_mut().zip(values).for_each(|(t, &v)| *t = T::new(v)),
+        Data::F64(values) => target.iter_mut().zip(values).for_each(|(t, &v)| *t = T::new(v as f32)),
+        Data::U32(_) => unreachable!("a session checks types"),
+    }
+}
+
+fn copy<T: Element>(source: &[T], data: DataMut) {
+    match data {
+        DataMut::F32(values) => values.iter_mut().zip(source).for_each(|(v, s)| *v = s.get()),
+        DataMut::F64(values) => values.iter_mut().zip(source).for_each(|(v, s)| *v = f64::from(s.get())),
     }
 }
 
@@ -232,6 +247,10 @@ struct Execution<'a> {
 impl<'a> Execution<'a> {
     fn real(&self, id: TensorId) -> Shared<'a> {
         self.arena.real(id)
+    }
+
+    fn reals(&self, id: TensorId) -> Reals<'a> {
+        self.arena.reals(id)
     }
 
     /// A whole tensor that this operator only reads.
@@ -334,10 +353,10 @@ impl<'a> Execution<'a> {
             Op::LayerNorm { x, residual, weight, bias, out, mean, rstd } => {
                 let operands = norm::Norm {
                     x: self.real(x),
-                    residual: residual.map(|(delta, sum)| (self.real(delta), self.real(sum))),
+                    residual: residual.map(|(delta, sum)| (self.reals(delta), self.real(sum))),
                     weight: self.read(weight),
                     bias: bias.map(|b| self.read(b)),
-                    out: self.real(out),
+                    out: self.reals(out),
                     mean: self.real(mean),
                     rstd: self.real(rstd),
                 };
@@ -345,7 +364,7 @@ impl<'a> Execution<'a> {
             }
             Op::LayerNormBackward { dout, addend, x, weight, mean, rstd, dx, dweight, dbias, accumulate } => {
                 let operands = norm::NormBackward {
-                    dout: self.real(dout),
+                    dout: self.reals(dout),
                     addend: addend.map(|a| self.real(a)),
                     x: self.real(x),
                     weight: self.read(weight),
@@ -362,42 +381,45 @@ impl<'a> Execution<'a> {
         }
     }
 
+    /// What multiplies, and memory for partial sums.
+    fn products(&mut self) -> (Products<'_>, &mut [f32]) {
+        let Scratch { packed, partials, .. } = &mut *self.scratch;
+        (Products::new(self.pool, self.arena.plan().precision(), packed), partials)
+    }
+
     fn linear(&mut self, op: &Op) {
         let arena = self.arena;
         match *op {
             Op::Linear { x, w, layout, bias, gelu, out } => {
-                let gelu = gelu.map(|(kind, before)| (kind, arena.real(before)));
+                let bias = bias.map(|b| self.read(b));
                 if let Some(w) = stored_matrix(arena, w) {
-                    let operands = (self.read(x), w, bias.map(|b| self.read(b)));
-                    let tiles = &mut self.scratch.tiles;
-                    return linear::linear_stored(self.pool, operands, gelu, arena.real(out), tiles);
+                    let gelu = gelu.map(|(kind, before)| (kind, arena.real(before)));
+                    let (operands, out) = ((self.read(x), w, bias), arena.real(out));
+                    return linear::linear_stored(self.pool, operands, gelu, out, &mut self.scratch.tiles);
                 }
-                linear::linear(
-                    &mut Products::new(self.pool, self.scratch.packs.as_mut()),
-                    sizes(arena, x, out, layout),
-                    (arena.real(x), arena.real(w), bias.map(|b| arena.real(b))),
-                    gelu,
-                    arena.real(out),
-                    &mut self.scratch.partials,
-                );
+                let gelu = gelu.map(|(kind, before)| (kind, arena.reals(before)));
+                let operands = (arena.reals(x), arena.real(w), bias);
+                let sizes = sizes(arena, x, out, layout);
+                let (mut products, partials) = self.products();
+                linear::linear(&mut products, sizes, operands, gelu, arena.reals(out), partials);
             }
             Op::LinearBackwardInput { dout, w, layout, dx } => linear::backward_input(
-                &mut Products::new(self.pool, self.scratch.packs.as_mut()),
+                &mut self.products().0,
                 sizes(arena, dx, dout, layout),
-                (arena.real(dout), arena.real(w)),
-                arena.real(dx),
+                (arena.reals(dout), arena.real(w)),
+                arena.reals(dx),
             ),
             Op::LinearBackwardWeight { dout, x, layout, dw, dbias, accumulate_w, accumulate_bias } => {
                 linear::backward_weight(
-                    &mut Products::new(self.pool, self.scratch.packs.as_mut()),
+                    &mut self.products().0,
                     sizes(arena, x, dout, layout),
-                    (arena.real(dout), arena.real(x)),
+                    (arena.reals(dout), arena.reals(x)),
                     (arena.real(dw), accumulate_w),
                 );
                 if let Some(dbias) = dbias {
-                    let (dout, dbias, scratch) =
-                        (arena.real(dout), arena.real(dbias), &mut self.scratch.partials);
-                    norm::column_sums(self.pool, dout, dbias, accumulate_bias, scratch);
+                    let (dout, dbias) = (arena.reals(dout), arena.real(dbias));
+                    let partials = &mut self.scratch.partials;
+                    norm::column_sums(self.pool, dout, dbias, accumulate_bias, partials);
                 }
             }
             _ => unreachable!("not a linear layer"),
@@ -415,7 +437,7 @@ impl<'a> Execution<'a> {
             return classifier::classifier_stored(self.pool, operands, targets, results, tiles);
         }
         let operands = classifier::Classifier {
-            x: self.real(x),
+            x: self.reals(x),
             w: self.real(w),
             targets: self.arena.integers(targets),
             vocab_size,
@@ -429,8 +451,7 @@ impl<'a> Execution<'a> {
                 accumulate: grad.accumulate,
             }),
         };
-        let mut products = Products::new(self.pool, self.scratch.packs.as_mut());
-        classifier::classifier(&mut products, &operands);
+        classifier::classifier(&mut self.products().0, &operands);
     }
 
     fn update(&mut self, op: &Op) {
@@ -488,14 +509,21 @@ impl<'a> Execution<'a> {
                 grad.map(|grad| (self.real(grad.dx), grad.scale as f32)),
                 self.width(x),
             ),
-            Op::Gelu { x, kind, out } => elementwise::gelu(self.pool, kind, self.real(x), self.real(out)),
+            Op::Gelu { x, kind, out } => elementwise::gelu(self.pool, kind, self.reals(x), self.reals(out)),
             Op::GeluBackward { x, kind, dout, dx } => {
-                elementwise::gelu_backward(self.pool, kind, self.real(x), self.real(dout), self.real(dx));
+                elementwise::gelu_backward(self.pool, kind, self.reals(x), self.reals(dout), self.reals(dx));
             }
             Op::Dropout { x, ref dropout, out } => {
                 let (mask, first) = self.mask(dropout);
                 let first_row = (first * self.shape(x)[1]) as u32;
-                elementwise::dropout(self.pool, mask, first_row, self.real(x), self.real(out), self.width(x));
+                elementwise::dropout(
+                    self.pool,
+                    mask,
+                    first_row,
+                    self.reals(x),
+                    self.reals(out),
+                    self.width(x),
+                );
             }
             Op::SelectRow { x, row, out } => {
                 let (t, width, row) = (self.shape(x)[1], self.width(x), self.scalar(row));

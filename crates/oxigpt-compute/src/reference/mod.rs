@@ -55,13 +55,13 @@ impl Reference {
         }
     }
 
-    fn set(&mut self, id: TensorId, values: Vec<f64>) {
-        assert_eq!(
-            values.len(),
-            self.plan.tensor(id).len(),
-            "wrong size for `{}`",
-            self.plan.tensor(id).name
-        );
+    /// Stores what the tensor's type makes of the values.
+    fn set(&mut self, id: TensorId, mut values: Vec<f64>) {
+        let Tensor { name, dtype, .. } = self.plan.tensor(id);
+        assert_eq!(values.len(), self.plan.tensor(id).len(), "wrong size for `{name}`");
+        if *dtype == Dtype::Bf16 {
+            values.iter_mut().for_each(|x| *x = f64::from(Precision::Bfloat16.round(*x as f32)));
+        }
         self.values[id.index()] = Values::Real(values);
     }
 
@@ -148,8 +148,8 @@ impl Reference {
                 let (x_nc, w) = self.factors(x, w);
                 let y_no = layers::linear(&x_nc, &w, layout, bias, c, o);
                 if let Some((kind, before)) = gelu {
-                    self.set(out, y_no.iter().map(|&x| layers::gelu(x, kind)).collect());
                     self.set(before, y_no);
+                    self.set(out, self.real(before).iter().map(|&x| layers::gelu(x, kind)).collect());
                 } else {
                     self.set(out, y_no);
                 }
@@ -325,7 +325,7 @@ fn initial(tensor: &Tensor) -> Option<Values> {
         // The classifier here keeps one row of logits of its own.
         (Role::Workspace, _) => Some(Values::Real(Vec::new())),
         (_, Dtype::U32) => filled(tensor.len(), 0).map(Values::U32),
-        (role, Dtype::Real) if role.is_transient() => filled(tensor.len(), f64::NAN).map(Values::Real),
+        (role, _) if role.is_transient() => filled(tensor.len(), f64::NAN).map(Values::Real),
         _ => filled(tensor.len(), 0.0).map(Values::Real),
     }
 }
