@@ -40,7 +40,8 @@ impl Plan {
     pub fn with_precision(self, precision: Precision) -> Plan {
         let mut tensors = self.tensors;
         precision.choose_types(&mut tensors, &self.phases);
-        let (offsets, arena_bytes) = arena::place(&tensors, &self.phases);
+        let (offsets, arena_bytes) =
+            arena::place(&tensors, &self.phases, |id| arena::aligned(&tensors[id.index()]));
         Plan { tensors, phases: self.phases, offsets, arena_bytes, precision }
     }
 
