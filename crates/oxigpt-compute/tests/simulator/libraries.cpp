@@ -1,0 +1,415 @@
+// NVIDIA's driver, NVRTC and cuBLASLt, as far as src/cuda calls them, on a machine without a GPU.
+//
+// One library stands under all three names. Device memory is the process's own; NVRTC hands a kernel's source to the
+// C++ compiler of the machine, after machine.h; a launch runs it at once, on the calling thread; a product is three
+// loops. A stream that is being recorded keeps what is put on it, as a graph.
+//
+// Compiled with -DCOMPILER="c++ ..." and -DMACHINE="...machine.h" and -DSCRATCH="directory".
+
+#include <dlfcn.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <regex>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+typedef void* Handle;
+
+enum { SUCCESS = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, COMPILATION = 6 };
+
+// ---- streams and graphs ----
+
+typedef std::vector<std::function<void()>> Work;
+
+struct Stream {
+    Work* recording = nullptr;
+};
+
+/// Does it, or keeps it for later if the stream is being recorded.
+static int put(Handle stream, std::function<void()> work) {
+    Stream* on = static_cast<Stream*>(stream);
+    if (on && on->recording) {
+        on->recording->push_back(std::move(work));
+    } else {
+        work();
+    }
+    return SUCCESS;
+}
+
+API int cuStreamCreate(Handle* stream, unsigned) { return *stream = new Stream, SUCCESS; }
+
+API int cuStreamDestroy_v2(Handle stream) { return delete static_cast<Stream*>(stream), SUCCESS; }
+
+API int cuStreamSynchronize(Handle) { return SUCCESS; }
+
+API int cuStreamBeginCapture_v2(Handle stream, int) {
+    static_cast<Stream*>(stream)->recording = new Work;
+    return SUCCESS;
+}
+
+API int cuStreamEndCapture(Handle stream, Handle* graph) {
+    Stream* on = static_cast<Stream*>(stream);
+    *graph = on->recording;
+    on->recording = nullptr;
+    return SUCCESS;
+}
+
+API int cuGraphInstantiateWithFlags(Handle* executable, Handle graph, unsigned long long) {
+    *executable = new Work(*static_cast<Work*>(graph));
+    return SUCCESS;
+}
+
+API int cuGraphDestroy(Handle graph) { return delete static_cast<Work*>(graph), SUCCESS; }
+
+API int cuGraphExecDestroy(Handle executable) { return delete static_cast<Work*>(executable), SUCCESS; }
+
+API int cuGraphLaunch(Handle executable, Handle) {
+    for (const auto& work : *static_cast<Work*>(executable)) work();
+    return SUCCESS;
+}
+
+// ---- events: no time passes ----
+
+API int cuEventCreate(Handle* event, unsigned) { return *event = new int, SUCCESS; }
+
+API int cuEventDestroy_v2(Handle event) { return delete static_cast<int*>(event), SUCCESS; }
+
+API int cuEventRecord(Handle, Handle) { return SUCCESS; }
+
+API int cuEventSynchronize(Handle) { return SUCCESS; }
+
+API int cuEventElapsedTime(float* ms, Handle, Handle) { return *ms = 1.0f, SUCCESS; }
+
+// ---- the device ----
+
+static const size_t MEMORY = size_t(8) << 30;
+
+API int cuInit(unsigned) { return SUCCESS; }
+
+API int cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
+
+API int cuGetErrorName(int, const char** text) { return *text = "SIMULATED", SUCCESS; }
+
+API int cuGetErrorString(int, const char** text) { return *text = "an error of the simulator", SUCCESS; }
+
+API int cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
+
+API int cuDeviceGet(int* device, int index) { return *device = index, SUCCESS; }
+
+API int cuDeviceGetName(char* name, int bytes, int) { return snprintf(name, bytes, "simulated GPU"), SUCCESS; }
+
+API int cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = MEMORY, SUCCESS; }
+
+API int cuDeviceGetAttribute(int* value, int attribute, int) {
+    switch (attribute) {
+        case 16: return *value = 1, SUCCESS;
+        case 75: return *value = 9, SUCCESS;
+        case 76: return *value = 0, SUCCESS;
+        default: return INVALID;
+    }
+}
+
+API int cuDevicePrimaryCtxRetain(Handle* context, int) { return *context = reinterpret_cast<Handle>(1), SUCCESS; }
+
+API int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+
+API int cuCtxSetCurrent(Handle) { return SUCCESS; }
+
+API int cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = MEMORY, SUCCESS; }
+
+/// Like a GPU's, memory begins at multiples of 256 bytes and holds anything.
+API int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
+    if (bytes > MEMORY) return OUT_OF_MEMORY;
+    void* memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    if (!memory) return OUT_OF_MEMORY;
+    memset(memory, 0xff, bytes);
+    *address = reinterpret_cast<uint64_t>(memory);
+    return SUCCESS;
+}
+
+API int cuMemFree_v2(uint64_t address) { return free(reinterpret_cast<void*>(address)), SUCCESS; }
+
+API int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, Handle stream) {
+    return put(stream, [=] { memset(reinterpret_cast<void*>(address), value, bytes); });
+}
+
+API int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, Handle) {
+    return memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS;
+}
+
+API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Handle) {
+    return memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS;
+}
+
+// ---- kernels ----
+
+struct Function {
+    std::string name;
+    int parameters;
+    int (*launch)(const char*, const unsigned*, const unsigned*, size_t, void**);
+    int shared_bytes = 48 << 10;
+};
+
+struct Module {
+    void* library;
+    std::map<std::string, Function> functions;
+};
+
+API int cuModuleLoadData(Handle* module, const void* cubin) {
+    void* library = dlopen(static_cast<const char*>(cubin), RTLD_NOW | RTLD_LOCAL);
+    if (!library) return fprintf(stderr, "%s\n", dlerror()), INVALID;
+    *module = new Module{library, {}};
+    return SUCCESS;
+}
+
+/// Kernels stay: a recorded graph may hold them.
+API int cuModuleUnload(Handle) { return SUCCESS; }
+
+API int cuModuleGetFunction(Handle* function, Handle handle, const char* name) {
+    Module* module = static_cast<Module*>(handle);
+    const auto parameters = reinterpret_cast<int (*)(const char*)>(dlsym(module->library, "machine_parameters"));
+    const auto launch = reinterpret_cast<decltype(Function::launch)>(dlsym(module->library, "machine_launch"));
+    if (!parameters || !launch || parameters(name) < 0) return NOT_FOUND;
+    *function = &module->functions.emplace(name, Function{name, parameters(name), launch}).first->second;
+    return SUCCESS;
+}
+
+API int cuFuncSetAttribute(Handle function, int attribute, int value) {
+    // 227 KiB are all that a block of Hopper can have.
+    if (attribute != 8 || value > 227 << 10) return INVALID;
+    static_cast<Function*>(function)->shared_bytes = value;
+    return SUCCESS;
+}
+
+API int cuLaunchKernel(Handle handle, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                       unsigned shared_bytes, Handle stream, void** parameters, void**) {
+    const Function* function = static_cast<Function*>(handle);
+    if (!gx || !gy || !gz || !bx || gy > 65535 || gz > 65535 || (int)shared_bytes > function->shared_bytes) {
+        return INVALID;
+    }
+    // Values are copied now, as the driver does. Eight bytes are the longest.
+    std::vector<uint64_t> values;
+    for (int i = 0; i < function->parameters; i++) values.push_back(*static_cast<uint64_t*>(parameters[i]));
+    return put(stream, [=]() mutable {
+        const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+        std::vector<void*> pointers;
+        for (uint64_t& value : values) pointers.push_back(&value);
+        function->launch(function->name.c_str(), grid, block, shared_bytes, pointers.data());
+    });
+}
+
+// ---- NVRTC ----
+
+struct Program {
+    std::string source, output, log;
+};
+
+API int nvrtcVersion(int* major, int* minor) { return *major = 13, *minor = 0, SUCCESS; }
+
+API const char* nvrtcGetErrorString(int) { return "an error of the simulator"; }
+
+API int nvrtcGetNumSupportedArchs(int* count) { return *count = 1, SUCCESS; }
+
+API int nvrtcGetSupportedArchs(int* architectures) { return *architectures = 90, SUCCESS; }
+
+API int nvrtcCreateProgram(Handle* program, const char* source, const char*, int, const char* const*,
+                           const char* const*) {
+    return *program = new Program{source, "", ""}, SUCCESS;
+}
+
+API int nvrtcDestroyProgram(Handle* program) { return delete static_cast<Program*>(*program), SUCCESS; }
+
+static std::string contents(const std::string& path) {
+    std::ifstream file(path);
+    std::stringstream text;
+    text << file.rdbuf();
+    return text.str();
+}
+
+/// The cubin is the name of a shared library, which is compiled unless it is there.
+API int nvrtcCompileProgram(Handle handle, int n, const char* const* options) {
+    Program* program = static_cast<Program*>(handle);
+    std::string command = COMPILER " -shared";
+    for (int i = 0; i < n; i++) {
+        if (!strncmp(options[i], "-D", 2)) command += std::string(" ") + options[i];
+    }
+    std::string text = "#include \"" MACHINE "\"\n" + program->source + "\n";
+    const std::regex kernel(R"re(extern "C" __global__ void (?:__launch_bounds__\([^)]*\))?\s*(\w+)\()re");
+    for (std::sregex_iterator it(program->source.begin(), program->source.end(), kernel), end; it != end; ++it) {
+        text += "KERNEL(" + (*it)[1].str() + ")\n";
+    }
+    const size_t hash = std::hash<std::string>()(command + text + contents(MACHINE));
+    std::ostringstream base, own;
+    base << SCRATCH "/" << std::hex << hash;
+    own << base.str() << "." << getpid() << "." << program;
+    program->output = base.str() + ".so";
+    if (access(program->output.c_str(), R_OK) == 0) return SUCCESS;
+    std::ofstream(own.str() + ".cpp") << text;
+    command += " -o " + own.str() + ".so " + own.str() + ".cpp 2>" + own.str() + ".log";
+    const int status = system(command.c_str());
+    program->log = contents(own.str() + ".log");
+    unlink((own.str() + ".log").c_str());
+    unlink((own.str() + ".cpp").c_str());
+    if (status != 0 || rename((own.str() + ".so").c_str(), program->output.c_str()) != 0) return COMPILATION;
+    return SUCCESS;
+}
+
+API int nvrtcGetProgramLogSize(Handle program, size_t* bytes) {
+    return *bytes = static_cast<Program*>(program)->log.size() + 1, SUCCESS;
+}
+
+API int nvrtcGetProgramLog(Handle program, char* log) {
+    return strcpy(log, static_cast<Program*>(program)->log.c_str()), SUCCESS;
+}
+
+API int nvrtcGetCUBINSize(Handle program, size_t* bytes) {
+    return *bytes = static_cast<Program*>(program)->output.size() + 1, SUCCESS;
+}
+
+API int nvrtcGetCUBIN(Handle program, char* cubin) {
+    return strcpy(cubin, static_cast<Program*>(program)->output.c_str()), SUCCESS;
+}
+
+// ---- cuBLASLt ----
+
+/// A column-major matrix.
+struct Layout {
+    int type;
+    uint64_t rows, cols;
+    int64_t ld;
+};
+
+struct Matmul {
+    int transpose_a = 0, transpose_b = 0, epilogue = 1;
+    uint64_t bias = 0, aux = 0;
+    int64_t aux_ld = 0;
+};
+
+enum { FLOAT = 0, BF16 = 14, WITH_BIAS = 4, GELU_AUX = 160, GELU_AUX_BIAS = 164 };
+
+static float get(int type, const void* matrix, size_t at) {
+    if (type == FLOAT) return static_cast<const float*>(matrix)[at];
+    const uint32_t bits = (uint32_t)static_cast<const uint16_t*>(matrix)[at] << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static void set(int type, void* matrix, size_t at, float value) {
+    if (type == FLOAT) {
+        static_cast<float*>(matrix)[at] = value;
+        return;
+    }
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    const uint32_t rounded = std::isnan(value) ? 0x7fff0000 : bits + 0x7fff + (bits >> 16 & 1);
+    static_cast<uint16_t*>(matrix)[at] = (uint16_t)(rounded >> 16);
+}
+
+API size_t cublasLtGetVersion() { return 130100; }
+
+API const char* cublasLtGetStatusString(int) { return "an error of the simulator"; }
+
+API int cublasLtCreate(Handle* handle) { return *handle = reinterpret_cast<Handle>(1), SUCCESS; }
+
+API int cublasLtDestroy(Handle) { return SUCCESS; }
+
+API int cublasLtMatmulDescCreate(Handle* desc, int, int) { return *desc = new Matmul, SUCCESS; }
+
+API int cublasLtMatmulDescDestroy(Handle desc) { return delete static_cast<Matmul*>(desc), SUCCESS; }
+
+API int cublasLtMatmulDescSetAttribute(Handle handle, int attribute, const void* value, size_t bytes) {
+    Matmul* desc = static_cast<Matmul*>(handle);
+    const auto copy = [&](auto& field) {
+        if (bytes != sizeof field) return INVALID;
+        memcpy(&field, value, bytes);
+        return SUCCESS;
+    };
+    switch (attribute) {
+        case 3: return copy(desc->transpose_a);
+        case 4: return copy(desc->transpose_b);
+        case 7: return copy(desc->epilogue);
+        case 8: return copy(desc->bias);
+        case 11: return copy(desc->aux);
+        case 12: return copy(desc->aux_ld);
+        default: return INVALID;
+    }
+}
+
+API int cublasLtMatrixLayoutCreate(Handle* layout, int type, uint64_t rows, uint64_t cols, int64_t ld) {
+    return *layout = new Layout{type, rows, cols, ld}, SUCCESS;
+}
+
+API int cublasLtMatrixLayoutDestroy(Handle layout) { return delete static_cast<Layout*>(layout), SUCCESS; }
+
+API int cublasLtMatmulPreferenceCreate(Handle* preference) { return *preference = new int, SUCCESS; }
+
+API int cublasLtMatmulPreferenceSetAttribute(Handle, int, const void*, size_t) { return SUCCESS; }
+
+API int cublasLtMatmulPreferenceDestroy(Handle preference) { return delete static_cast<int*>(preference), SUCCESS; }
+
+struct Proposal {
+    uint64_t algorithm[8];
+    size_t workspace_bytes;
+    int status;
+    float waves;
+    int reserved[4];
+};
+
+/// One algorithm; none where the real library has none: bfloat16 in rows that are not of whole 16 bytes with an
+/// epilogue that keeps its operand.
+API int cublasLtMatmulAlgoGetHeuristic(Handle, Handle desc, Handle, Handle, Handle, Handle d, Handle, int wanted,
+                                       Proposal* proposals, int* count) {
+    const bool keeps = static_cast<Matmul*>(desc)->epilogue >= GELU_AUX;
+    const bool can = !keeps || static_cast<Layout*>(d)->ld % 8 == 0;
+    *count = can && wanted > 0 ? 1 : 0;
+    if (*count) proposals[0] = Proposal{{1}, 0, SUCCESS, 1.0f, {}};
+    return can ? SUCCESS : 15;
+}
+
+API int cublasLtMatmul(Handle, Handle desc_handle, const void* alpha, const void* a, Handle a_layout, const void* b,
+                       Handle b_layout, const void* beta, const void* c, Handle, void* d, Handle d_layout, const void*,
+                       void*, size_t, Handle stream) {
+    const Matmul desc = *static_cast<Matmul*>(desc_handle);
+    const Layout la = *static_cast<Layout*>(a_layout), lb = *static_cast<Layout*>(b_layout);
+    const Layout ld = *static_cast<Layout*>(d_layout);
+    const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
+    const size_t depth = desc.transpose_a ? la.rows : la.cols;
+    if (depth != (desc.transpose_b ? lb.cols : lb.rows)) return 7;
+    return put(stream, [=] {
+        for (size_t j = 0; j < ld.cols; j++) {
+            for (size_t i = 0; i < ld.rows; i++) {
+                float sum = 0.0f;
+                for (size_t k = 0; k < depth; k++) {
+                    const size_t at_a = desc.transpose_a ? i * la.ld + k : k * la.ld + i;
+                    const size_t at_b = desc.transpose_b ? k * lb.ld + j : j * lb.ld + k;
+                    sum += get(la.type, a, at_a) * get(lb.type, b, at_b);
+                }
+                const size_t at = j * ld.ld + i;
+                sum = scale * sum + (keep == 0.0f ? 0.0f : keep * get(ld.type, c, at));
+                if (desc.epilogue == WITH_BIAS || desc.epilogue == GELU_AUX_BIAS) {
+                    sum += get(ld.type, reinterpret_cast<void*>(desc.bias), i);
+                }
+                if (desc.epilogue >= GELU_AUX) {
+                    set(ld.type, reinterpret_cast<void*>(desc.aux), j * desc.aux_ld + i, sum);
+                    const float u = 0.79788456f * (sum + 0.044715f * sum * sum * sum);
+                    sum = 0.5f * sum * (1.0f + std::tanh(u));
+                }
+                set(ld.type, d, at, sum);
+            }
+        }
+    });
+}
