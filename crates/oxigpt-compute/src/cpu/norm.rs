@@ -184,10 +184,10 @@ pub(super) fn layer_norm_backward(pool: &mut Pool, norm: &NormBackward, scratch:
                 let dx = norm.dx.write(range.clone());
                 match norm.dout {
                     Reals::F32(dout) => {
-                        norm_backward_row(&norm.row(row, dout.read(range)), dx, dweight, dbias)
+                        norm_backward_row(&norm.row(row, dout.read(range)), dx, dweight, dbias);
                     }
                     Reals::Bf16(dout) => {
-                        norm_backward_row(&norm.row(row, dout.read(range)), dx, dweight, dbias)
+                        norm_backward_row(&norm.row(row, dout.read(range)), dx, dweight, dbias);
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! The two types that reals have in memory, each with its loads and stores.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m512, __m512i};
+use std::arch::x86_64::{__m512, __m512bh, __m512i};
 
 use crate::bfloat16::Bf16;
 
@@ -131,7 +131,8 @@ impl Element for Bf16 {
         use std::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_mask_storeu_epi16};
         // SAFETY: the caller's promise; a __m512bh is any 64 bytes.
         unsafe {
-            let rounded = std::mem::transmute(_mm512_cvtne2ps_pbh(numbers[1], numbers[0]));
+            let rounded =
+                std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(numbers[1], numbers[0]));
             _mm512_mask_storeu_epi16(to.cast(), lanes(n), rounded);
         }
     }

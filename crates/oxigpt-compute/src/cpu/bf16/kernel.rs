@@ -182,9 +182,9 @@ mod tests {
                     // SAFETY: `sums` lies within `tile`.
                     unsafe {
                         if any {
-                            multiply(&a, &b, 40, start, &sums)
+                            multiply(&a, &b, 40, start, &sums);
                         } else {
-                            portable(&a, &b, 40, start, &sums)
+                            portable(&a, &b, 40, start, &sums);
                         };
                     }
                     tile
