@@ -95,7 +95,7 @@ mod tests {
         let active = b.gelu(wide, Gelu::Tanh);
         let y = b.linear(active, down);
         let sum = b.add(x, y);
-        let sum = if read_elsewhere { b.add(sum, normed) } else { sum };
+        let sum = if read_elsewhere { b.add(normed, sum) } else { sum };
         let out = b.layer_norm(sum, norm);
         let losses = b.classifier(out, wte, targets, 64);
         b.backward(&[(losses, 1.0)]);

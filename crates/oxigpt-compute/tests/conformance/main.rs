@@ -29,7 +29,8 @@ struct Row {
     variants: Vec<(&'static str, Make)>,
     /// Largest errors of an operator, by its name.
     tolerance: fn(&str, Precision) -> Tolerance,
-    /// Largest relative error after a whole step, in float32 and in bfloat16.
+    /// Largest relative error after a whole step, in float32 and in bfloat16: there, some dozens of roundings to 1/512 each
+    /// fall to the other side.
     whole_step: [f64; 2],
 }
 
@@ -54,7 +55,7 @@ fn backends() -> Vec<Row> {
                 ("cpu, 3 threads", || cpu(3)),
             ],
             tolerance: float32,
-            whole_step: [1e-5, 1e-2],
+            whole_step: [1e-5, 2e-2],
         },
     ]
 }
