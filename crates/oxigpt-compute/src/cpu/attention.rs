@@ -4,13 +4,16 @@
 //! tile's queries are transposed, and what happens to a score happens to a vector of queries at once. What lies beyond
 //! the diagonal is left out in steps of a few queries.
 //!
+//! Scores and weights are float32, and so are their products. What is stored as bfloat16 is widened tile by tile.
+//!
 //! Legend: B batch, T positions, H heads, C width, D = C/H, E = D rounded up to [`COLS`], Q = [`TILE`] queries, K keys.
 //! Row `(b,t)` of `qkv` is q, k, v side by side.
 
 use super::attention_weights::{Queries, half_squares, row_weights, weights};
+use super::bf16::Element;
 use super::block::{COLS, Left, Out, ROWS, Right, Size, multiply};
-use super::gemm::{Matrix, product};
-use super::memory::Shared;
+use super::gemm::{Matrix, Operand, product};
+use super::memory::{Reals, Shared};
 use super::pool::Pool;
 use super::simd::vectorised;
 use crate::AttentionKind;
@@ -25,7 +28,7 @@ const ALIGNMENT: usize = 16;
 /// Floats of scratch that each thread needs for attention and its adjoint over `t` keys, heads `d` wide.
 pub(super) fn scratch_len(t: usize, d: usize) -> usize {
     let (t, e) = (t.next_multiple_of(TILE), d.next_multiple_of(COLS));
-    let forward = TILE * (d + 2 * e + t) + t;
+    let forward = TILE * (2 * d + 2 * e + t) + 2 * t * d + t;
     let cached = TILE * t + t;
     forward.max(cached).max(super::attention_backward::scratch_len(t, d, e)) + ALIGNMENT
 }
@@ -53,15 +56,19 @@ impl Shape {
     /// The columns of head `h` in the `part`-th of `parts` equal blocks of columns, for all rows of entry `b`.
     pub(super) fn head<'a>(
         &self,
-        data: Shared<'a>,
+        data: Reals<'a>,
         rows: usize,
         b: usize,
         h: usize,
         part: usize,
         parts: usize,
-    ) -> Matrix<'a> {
+    ) -> Operand<'a> {
         let stride = parts * self.c();
-        Matrix::strided(data, b * rows * stride + part * self.c() + h * self.d, rows, self.d, stride)
+        let start = b * rows * stride + part * self.c() + h * self.d;
+        match data {
+            Reals::F32(data) => Operand::F32(Matrix::strided(data, start, rows, self.d, stride)),
+            Reals::Bf16(data) => Operand::Bf16(Matrix::strided(data, start, rows, self.d, stride)),
+        }
     }
 }
 
@@ -112,6 +119,24 @@ pub(super) fn scratch_of<'a>(scratch: Shared<'a>, thread: usize, len: usize) -> 
 /// The first `len` floats of what is left of a scratch.
 pub(super) fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     rest.split_off_mut(..len).expect("scratch is sized for every operator of a plan")
+}
+
+/// A matrix in float32: where it lies, or in a copy.
+///
+/// # Safety
+/// Nobody writes to `from` while the result lives.
+pub(super) unsafe fn widened<'a>(from: Operand<'a>, copy: &'a mut [f32]) -> Matrix<'a> {
+    match from {
+        Operand::F32(from) => from,
+        Operand::Bf16(from) => {
+            let copy = &mut copy[..from.rows * from.cols];
+            for (i, to) in copy.chunks_exact_mut(from.cols).enumerate() {
+                // SAFETY: the caller's promise.
+                scale_row(unsafe { from.row(i) }, 1.0, to);
+            }
+            Matrix::new(Shared::of(copy), from.rows, from.cols)
+        }
+    }
 }
 
 /// Up to [`TILE`] rows as the columns of a `[D, TILE]` matrix, times `scale`; zeros in the columns left over.
@@ -209,10 +234,19 @@ pub(super) fn weighted_sums(
 }
 
 vectorised! {
-    /// `out = scale * x`.
-    fn scale_row(x: &[f32], scale: f32, out: &mut [f32]) {
+    /// `out = scale * x`, in float32.
+    fn scale_row<T: Element>(x: &[T], scale: f32, out: &mut [f32]) {
         for (out, x) in out.iter_mut().zip(x) {
-            *out = scale * x;
+            *out = scale * x.get();
+        }
+    }
+}
+
+vectorised! {
+    /// `out = scale * x`, rounded as it is stored.
+    fn store_row<T: Element>(x: &[f32], scale: f32, out: &mut [T]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = T::new(scale * x);
         }
     }
 }
@@ -221,10 +255,17 @@ vectorised! {
 ///
 /// # Safety
 /// Nobody else touches `to` during the call.
-pub(super) unsafe fn copy_out(from: &[f32], width: usize, scale: impl Fn(usize) -> f32, to: Matrix) {
-    for (i, from) in from.chunks_exact(width).take(to.rows).enumerate() {
+pub(super) unsafe fn copy_out(from: &[f32], width: usize, scale: impl Fn(usize) -> f32, to: Operand) {
+    let (rows, cols) = (to.rows(), to.cols());
+    for (i, from) in from.chunks_exact(width).take(rows).enumerate() {
+        let (from, scale) = (&from[..cols], scale(i));
         // SAFETY: the caller's promise.
-        scale_row(&from[..to.cols], scale(i), unsafe { to.row_mut(i) });
+        unsafe {
+            match to {
+                Operand::F32(to) => store_row(from, scale, to.row_mut(i)),
+                Operand::Bf16(to) => store_row(from, scale, to.row_mut(i)),
+            }
+        }
     }
 }
 
@@ -232,10 +273,10 @@ pub(super) unsafe fn copy_out(from: &[f32], width: usize, scale: impl Fn(usize) 
 #[derive(Clone, Copy)]
 struct Tile<'a> {
     kind: AttentionKind,
-    q: Matrix<'a>,
-    k: Matrix<'a>,
-    v: Matrix<'a>,
-    out: Matrix<'a>,
+    q: Operand<'a>,
+    k: Operand<'a>,
+    v: Operand<'a>,
+    out: Operand<'a>,
     first: usize,
     length: usize,
     scale: f32,
@@ -253,7 +294,9 @@ struct Kept {
 /// Nobody else touches `out`, and nobody writes to `q`, `k`, `v`, during the call.
 unsafe fn attend(tile: Tile, mut scratch: &mut [f32], drop: impl Fn(&mut [f32])) -> Kept {
     let Tile { kind, q, k, v, out, first, length, scale } = tile;
-    let (d, e, n_keys) = (q.cols, q.cols.next_multiple_of(COLS), k.rows);
+    let (d, e, n_keys) = (q.cols(), q.cols().next_multiple_of(COLS), k.rows());
+    // SAFETY: passed on to the caller.
+    let [q, k, v] = [q, k, v].map(|x| unsafe { widened(x, take(&mut scratch, x.rows() * d)) });
     let q_dq = take(&mut scratch, d * TILE);
     let sums_qe = take(&mut scratch, TILE * e);
     let v_copy = take(&mut scratch, TILE * e);
@@ -285,8 +328,8 @@ unsafe fn attend(tile: Tile, mut scratch: &mut [f32], drop: impl Fn(&mut [f32]))
 /// Operands of [`attention`].
 #[derive(Clone, Copy)]
 pub(super) struct Forward<'a> {
-    pub(super) qkv: Shared<'a>,
-    pub(super) out: Shared<'a>,
+    pub(super) qkv: Reals<'a>,
+    pub(super) out: Reals<'a>,
     pub(super) lse: Option<Shared<'a>>,
     pub(super) range: Option<Shared<'a>>,
 }
@@ -341,7 +384,8 @@ pub(super) fn attention(
 /// # Safety
 /// As [`attend`].
 unsafe fn attend_in_place(tile: Tile, weights: Matrix, key_halves: &mut [f32]) {
-    let Tile { kind, q, k, v, out, first, length, scale } = tile;
+    let Tile { kind, first, length, scale, .. } = tile;
+    let [q, k, v, out] = [tile.q, tile.k, tile.v, tile.out].map(Operand::f32);
     // SAFETY: passed on to the caller.
     unsafe {
         if kind.is_gaussian() {
@@ -377,6 +421,7 @@ pub(super) fn cached_attention(
         }
     }
     let n_tiles = t.div_ceil(TILE);
+    let [qkv, k_cache, v_cache, out] = [qkv, k_cache, v_cache, out].map(Reals::F32);
     pool.run(batch * n_head * n_tiles, |index, thread| {
         let (b, h, tile) = (index / (n_head * n_tiles), index / n_tiles % n_head, index % n_tiles);
         let (start, end) = (tile * TILE, ((tile + 1) * TILE).min(t));

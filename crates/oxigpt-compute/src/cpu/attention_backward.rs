@@ -5,29 +5,29 @@
 
 use super::attention::{
     Shape, TILE, WeightDropout, as_left, as_right, copy_out, fill_unseen, scores, scratch_of, take,
-    transpose, weighted_sums,
+    transpose, weighted_sums, widened,
 };
 use super::attention_weights::{Queries, add_sums, differentiate, distances, half_squares, subtract_own};
 use super::block::{COLS, Left, Out, ROWS, Right, Size, multiply};
-use super::gemm::Matrix;
-use super::memory::Shared;
+use super::gemm::{Matrix, Operand};
+use super::memory::{Reals, Shared};
 use super::pool::Pool;
 use super::simd::dot;
 use crate::AttentionKind;
 
 /// Floats of scratch for `t` keys, a multiple of [`TILE`], and heads `d` wide, `e` when padded.
 pub(super) fn scratch_len(t: usize, d: usize, e: usize) -> usize {
-    2 * t * e + TILE * (2 * d + 4 * e + 2 * TILE) + 2 * t
+    2 * t * e + 5 * t * d + TILE * (2 * d + 4 * e + 2 * TILE) + 2 * t
 }
 
 /// Operands of [`attention_backward`].
 #[derive(Clone, Copy)]
 pub(super) struct Backward<'a> {
-    pub(super) qkv: Shared<'a>,
+    pub(super) qkv: Reals<'a>,
     /// The result, and `lse`.
-    pub(super) softmax: Option<(Shared<'a>, &'a [f32])>,
-    pub(super) dout: Shared<'a>,
-    pub(super) dqkv: Shared<'a>,
+    pub(super) softmax: Option<(Reals<'a>, &'a [f32])>,
+    pub(super) dout: Reals<'a>,
+    pub(super) dqkv: Reals<'a>,
 }
 
 /// One task a head, because all queries of a head add to the gradients of the same keys and values.
@@ -43,19 +43,21 @@ pub(super) fn attention_backward(
         let (b, h) = (index / n_head, index % n_head);
         let part = |data, part, parts| shape.head(data, t, b, h, part, parts);
         let Backward { qkv, softmax, dout, dqkv } = operands;
+        let mut scratch = scratch_of(scratch, thread, super::attention::scratch_len(t, d));
+        // SAFETY: nobody writes to what the adjoint reads.
+        let mut read = |x| unsafe { widened(x, take(&mut scratch, t * d)) };
         let head = Head {
             kind,
-            q: part(qkv, 0, 3),
-            k: part(qkv, 1, 3),
-            v: part(qkv, 2, 3),
-            dout: part(dout, 0, 1),
+            q: read(part(qkv, 0, 3)),
+            k: read(part(qkv, 1, 3)),
+            v: read(part(qkv, 2, 3)),
+            dout: read(part(dout, 0, 1)),
             dq: part(dqkv, 0, 3),
             dk: part(dqkv, 1, 3),
             dv: part(dqkv, 2, 3),
-            softmax: softmax.map(|(out, lse)| (part(out, 0, 1), &lse[(b * n_head + h) * t..][..t])),
+            softmax: softmax.map(|(out, lse)| (read(part(out, 0, 1)), &lse[(b * n_head + h) * t..][..t])),
             scale: shape.scale(),
         };
-        let scratch = scratch_of(scratch, thread, super::attention::scratch_len(t, d));
         let drop = |first: usize, first_key: usize, weights_kq: &mut [f32]| {
             if let Some(dropout) = dropout {
                 dropout.apply(&shape, (b, h, first), first_key, weights_kq);
@@ -75,9 +77,9 @@ struct Head<'a> {
     /// The result, and `lse`.
     softmax: Option<(Matrix<'a>, &'a [f32])>,
     dout: Matrix<'a>,
-    dq: Matrix<'a>,
-    dk: Matrix<'a>,
-    dv: Matrix<'a>,
+    dq: Operand<'a>,
+    dk: Operand<'a>,
+    dv: Operand<'a>,
     scale: f32,
 }
 

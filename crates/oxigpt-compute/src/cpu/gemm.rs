@@ -182,11 +182,11 @@ impl<'a> Operand<'a> {
         self.part(rows, 0..cols)
     }
 
-    /// The matrix of a plan in float32.
-    fn f32(self) -> Matrix<'a> {
+    /// The matrix of an operator that has no other.
+    pub(crate) fn f32(self) -> Matrix<'a> {
         match self {
             Operand::F32(matrix) => matrix,
-            Operand::Bf16(_) => unreachable!("plans in float32 store nothing else"),
+            Operand::Bf16(_) => unreachable!("the plan stores it in float32"),
         }
     }
 }

@@ -310,8 +310,8 @@ impl<'a> Execution<'a> {
                 self.pool,
                 self.heads(qkv, n_head, kind),
                 attention::Forward {
-                    qkv: self.real(qkv),
-                    out: self.real(out),
+                    qkv: self.reals(qkv),
+                    out: self.reals(out),
                     lse: lse.map(|lse| self.real(lse)),
                     range: range.map(|range| self.real(range)),
                 },
@@ -320,10 +320,10 @@ impl<'a> Execution<'a> {
             ),
             Op::AttentionBackward { qkv, softmax, dout, n_head, kind, ref dropout, dqkv } => {
                 let operands = attention_backward::Backward {
-                    qkv: self.real(qkv),
-                    softmax: softmax.map(|(out, lse)| (self.real(out), self.read(lse))),
-                    dout: self.real(dout),
-                    dqkv: self.real(dqkv),
+                    qkv: self.reals(qkv),
+                    softmax: softmax.map(|(out, lse)| (self.reals(out), self.read(lse))),
+                    dout: self.reals(dout),
+                    dqkv: self.reals(dqkv),
                 };
                 let (shape, dropout) = (self.heads(qkv, n_head, kind), self.weight_dropout(dropout.as_ref()));
                 let scratch = Shared::of(&mut self.scratch.attention);
