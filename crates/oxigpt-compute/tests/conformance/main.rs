@@ -68,6 +68,8 @@ fn cpu(threads: usize) -> Box<dyn Backend> {
 fn float32(operator: &str, precision: Precision) -> Tolerance {
     let (relative, absolute) = match operator {
         "classifier" if precision == Precision::Bfloat16 => (1e-3, 1e-7),
+        // A sum over the weights goes by way of the result, which is stored rounded.
+        "attention_backward" if precision == Precision::Bfloat16 => (4e-3, 1e-7),
         "select_row" => (0.0, 0.0),
         "embed" | "add" | "scale" | "dropout" => (1e-7, 0.0),
         "gelu" | "embed_backward" | "grad_norm" | "adamw" => (3e-7, 1e-7),
