@@ -496,7 +496,11 @@ impl Op {
             Op::GeluBackward { x, dout, dx, .. } => vec![vec![x, dout, dx]],
             Op::Attention { qkv, out, .. } => vec![vec![qkv], vec![out]],
             Op::AttentionBackward { qkv, softmax, dout, dqkv, .. } => {
-                [Some(qkv), softmax.map(|s| s.0), Some(dout), Some(dqkv)].iter().flatten().map(|&x| vec![x]).collect()
+                [Some(qkv), softmax.map(|s| s.0), Some(dout), Some(dqkv)]
+                    .iter()
+                    .flatten()
+                    .map(|&x| vec![x])
+                    .collect()
             }
             Op::Classifier { x, .. } => vec![vec![x]],
             _ => Vec::new(),
