@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 use oxigpt_compute::{Data, Error, Session};
 use oxigpt_data::EvalWindows;
-use oxigpt_model::Evaluate;
+use oxigpt_model::{Evaluate, ScoreRange};
 use oxigpt_text::Tokenizer;
 
 /// A mean loss, and over how much it was taken.
@@ -22,6 +22,8 @@ pub struct Loss {
     pub tokens: u64,
     /// Windows.
     pub windows: u64,
+    /// How far attention scores went, where attention is a polynomial.
+    pub range: Option<ScoreRange>,
 }
 
 impl Loss {
@@ -72,7 +74,7 @@ pub fn evaluate(
     assert_eq!(tokens, windows.len() * pass.block_size as u64, "windows of another block_size");
     let len = pass.batch_size * pass.block_size;
     let (mut x, mut y, mut losses) = (vec![0; len], vec![0; len], vec![0.0f32; len]);
-    let (mut done, mut sum) = (0, 0.0);
+    let (mut done, mut sum, mut range) = (0, 0.0, None);
     while done < windows.len() {
         let rows = (windows.len() - done).min(pass.batch_size as u64);
         // Rows of the last pass that are not filled still hold windows of the one before; their losses do not
@@ -84,12 +86,13 @@ pub fn evaluate(
         session.run(pass.phase);
         session.download(pass.losses, &mut losses)?;
         sum += losses[..used].iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        range = ScoreRange::merge(range, ScoreRange::of(session, pass.phase, rows as usize)?);
         done += rows;
         if progress(done).is_break() {
             return Ok(None);
         }
     }
-    Ok(Some(Loss { nats_per_token: sum / tokens as f64, tokens, windows: done }))
+    Ok(Some(Loss { nats_per_token: sum / tokens as f64, tokens, windows: done, range }))
 }
 
 #[cfg(test)]
@@ -98,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_uniform_guess_costs_its_bits() {
-        let loss = Loss { nats_per_token: 256f64.ln(), tokens: 1, windows: 1 };
+        let loss = Loss { nats_per_token: 256f64.ln(), tokens: 1, windows: 1, range: None };
         assert!((loss.perplexity() - 256.0).abs() < 1e-9);
         assert!((loss.bits_per_byte(1.0) - 8.0).abs() < 1e-12);
         assert!((loss.bits_per_byte(4.0) - 2.0).abs() < 1e-12);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use oxigpt_model::{eval_plan, score_plan};
+use oxigpt_model::{ScoreRange, eval_plan, score_plan};
 
 use crate::error::Error;
 use crate::event::{Eval, Event, Observer};
@@ -54,6 +54,7 @@ pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> R
         val_loss: val.nats_per_token,
         tokens: val.tokens,
         eval_ms: began.elapsed().as_secs_f64() * 1e3,
+        range: ScoreRange::merge(train.range, val.range),
     };
     metrics.record(&Event::Eval(eval))?;
     observer.event(&Event::Eval(eval));

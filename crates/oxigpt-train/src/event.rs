@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use oxigpt_model::ScoreRange;
 use serde::Serialize;
 
 use crate::divergence::Divergence;
@@ -116,6 +117,9 @@ pub struct Train {
     pub tokens_per_s: f64,
     /// Model-FLOPs utilisation: the plan's operations in matrix products, over time and the measured peak.
     pub mfu: f64,
+    /// How far attention scores went in the last micro-batch, where attention is a polynomial; in what is recorded alone.
+    #[serde(flatten)]
+    pub range: Option<ScoreRange>,
 }
 
 /// One evaluation, on windows that are the same each time.
@@ -131,6 +135,9 @@ pub struct Eval {
     pub tokens: u64,
     /// Wall time of both.
     pub eval_ms: f64,
+    /// How far attention scores went in both, where attention is a polynomial.
+    #[serde(flatten)]
+    pub range: Option<ScoreRange>,
 }
 
 /// One scoring on HellaSwag, by build-nanogpt's definition.

@@ -112,11 +112,12 @@ mod tests {
             step_ms: 2.0,
             tokens_per_s: 3.0,
             mfu: 0.1,
+            range: None,
         })
     }
 
     fn eval(step: u64) -> Event {
-        Event::Eval(Eval { step, train_loss: 4.0, val_loss: 4.125, tokens: 64, eval_ms: 1.0 })
+        Event::Eval(Eval { step, train_loss: 4.0, val_loss: 4.125, tokens: 64, eval_ms: 1.0, range: None })
     }
 
     #[test]

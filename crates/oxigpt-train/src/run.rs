@@ -12,7 +12,7 @@ use std::time::Instant;
 use oxigpt_compute::Session;
 use oxigpt_data::Split;
 use oxigpt_eval::tasks::hellaswag::Questions;
-use oxigpt_model::ModelConfig;
+use oxigpt_model::{ModelConfig, ScoreRange};
 
 use crate::checkpoint::{self, Best, Checkpoint, State};
 use crate::corpus::Corpus;
@@ -99,6 +99,8 @@ struct Run<'a> {
     /// Step of the last checkpoint that nothing more is due after.
     saved_at: Option<u64>,
     peak_flops: f64,
+    /// Whether a word has been said about scores that the attention has no room for.
+    warned_of_scores: bool,
     stop: Arc<AtomicBool>,
     observer: &'a mut dyn Observer,
 }
@@ -144,6 +146,7 @@ impl<'a> Run<'a> {
             state,
             saved_at,
             peak_flops,
+            warned_of_scores: false,
             stop,
             observer,
         };
@@ -183,6 +186,9 @@ impl<'a> Run<'a> {
         let report = self.trainer.step(lr).map_err(|error| self.with_last_checkpoint(error))?;
         let seconds = began.elapsed().as_secs_f64();
         self.state.settled = false;
+        let is_last = self.trainer.step == self.settings.max_iters as u64;
+        let is_logged = is_last || step.is_multiple_of(self.settings.log_interval as u64);
+        let range = if is_logged { self.trainer.score_range()? } else { None };
         let event = Event::Train(Train {
             step,
             loss: report.loss,
@@ -191,13 +197,21 @@ impl<'a> Run<'a> {
             step_ms: seconds * 1e3,
             tokens_per_s: self.estimate.tokens_per_step as f64 / seconds,
             mfu: self.estimate.step.flops / seconds / self.peak_flops,
+            range,
         });
-        let is_last = self.trainer.step == self.settings.max_iters as u64;
-        if is_last || step.is_multiple_of(self.settings.log_interval as u64) {
+        if is_logged {
             self.metrics.record(&event)?;
         }
         self.observer.event(&event);
-        Ok(())
+        self.warn_of_scores(range)
+    }
+
+    /// Says once if scores leave the range of a polynomial attention; how many do is in every event.
+    fn warn_of_scores(&mut self, range: Option<ScoreRange>) -> Result<(), Error> {
+        let message = range.filter(|_| !self.warned_of_scores).and_then(|r| r.warning(self.config.attention));
+        let Some(message) = message else { return Ok(()) };
+        self.warned_of_scores = true;
+        self.warn(message)
     }
 
     /// Does what is due after the updates made so far.
@@ -237,7 +251,9 @@ impl<'a> Run<'a> {
         }
         let eval_ms = began.elapsed().as_secs_f64() * 1e3;
         let train_loss = train.nats_per_token;
-        self.tell(&Event::Eval(Eval { step, train_loss, val_loss, tokens: val.tokens, eval_ms }))?;
+        let range = ScoreRange::merge(train.range, val.range);
+        self.tell(&Event::Eval(Eval { step, train_loss, val_loss, tokens: val.tokens, eval_ms, range }))?;
+        self.warn_of_scores(range)?;
         Ok(Some(val_loss))
     }
 

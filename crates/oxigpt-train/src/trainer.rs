@@ -4,7 +4,7 @@
 
 use oxigpt_compute::{Data, Session};
 use oxigpt_data::Loader;
-use oxigpt_model::{TensorSource, TrainPlan};
+use oxigpt_model::{ScoreRange, TensorSource, TrainPlan};
 
 use crate::divergence::{DataPosition, Divergence, GradientNorm};
 use crate::error::Error;
@@ -90,6 +90,11 @@ impl Trainer {
         self.cursor += self.rows_per_step();
         let targets = self.plan.shape.targets_per_step as f64;
         Ok(StepReport { loss: sum / targets, grad_norm: norm[0] })
+    }
+
+    /// How far the attention scores of the last micro-batch went, where attention is a polynomial.
+    pub(crate) fn score_range(&self) -> Result<Option<ScoreRange>, Error> {
+        Ok(ScoreRange::of(&self.session, self.plan.phases.first, self.plan.shape.batch_size)?)
     }
 
     /// Forward and backward over one micro-batch; gives `sum` and its losses, added up.

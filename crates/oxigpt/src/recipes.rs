@@ -10,6 +10,8 @@ pub(crate) const RECIPES: &[(&str, &str)] = &[
     ("gpt2-124m", include_str!("../../../configs/gpt2-124m.toml")),
     ("finetune", include_str!("../../../configs/finetune.toml")),
     ("finetune-shakespeare", include_str!("../../../configs/finetune-shakespeare.toml")),
+    ("gaussian-from-gpt2", include_str!("../../../configs/gaussian-from-gpt2.toml")),
+    ("pointwise-from-gpt2", include_str!("../../../configs/pointwise-from-gpt2.toml")),
     ("eval-gpt2", include_str!("../../../configs/eval-gpt2.toml")),
     ("eval-gpt2-medium", include_str!("../../../configs/eval-gpt2-medium.toml")),
     ("eval-gpt2-large", include_str!("../../../configs/eval-gpt2-large.toml")),
@@ -66,6 +68,8 @@ mod tests {
         assert_eq!(tokens("shakespeare-char"), 16_384);
         assert_eq!(tokens("shakespeare-char-cpu"), 768);
         assert_eq!(tokens("train-11"), 491_520);
+        assert_eq!(tokens("gaussian-from-gpt2"), 491_520);
+        assert_eq!(tokens("pointwise-from-gpt2"), 491_520);
         assert_eq!(tokens("gpt2-124m"), 524_288);
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use oxigpt_model::ScoreRange;
 use oxigpt_train::words::{count, shell_word};
 use oxigpt_train::{Eval, Event, HellaSwagScore, Observer, Sample, Started, Summary, Train};
 
@@ -138,16 +139,32 @@ impl Observer for Watch {
 }
 
 fn step_line(train: &Train) -> String {
-    let Train { step, loss, lr, grad_norm, step_ms, mfu, .. } = train;
+    let Train { step, loss, lr, grad_norm, step_ms, mfu, range, .. } = train;
     let tokens_per_s = thousands(train.tokens_per_s as u64);
     format!(
-        "step {step:5} | loss {loss:.6} | lr {lr:.4e} | norm {grad_norm:.4} | {step_ms:.2} ms | {tokens_per_s} tokens/s | mfu {:.1} %",
-        mfu * 100.0
+        "step {step:5} | loss {loss:.6} | lr {lr:.4e} | norm {grad_norm:.4} | {step_ms:.2} ms | {tokens_per_s} tokens/s | mfu {:.1} %{}",
+        mfu * 100.0,
+        scores(*range)
     )
 }
 
 fn eval_line(eval: &Eval) -> String {
-    format!("step {:5} | train loss {:.4} | val loss {:.4}", eval.step, eval.train_loss, eval.val_loss)
+    let Eval { step, train_loss, val_loss, range, .. } = eval;
+    format!("step {step:5} | train loss {train_loss:.4} | val loss {val_loss:.4}{}", scores(*range))
+}
+
+/// Nothing unless some attention scores leave the range of their polynomial.
+fn scores(range: Option<ScoreRange>) -> String {
+    match range.filter(|range| range.below > 0) {
+        Some(range) => {
+            format!(
+                " | {:.2} % of scores out of range, down to {:.1}",
+                100.0 * range.share_below(),
+                range.lowest
+            )
+        }
+        None => String::new(),
+    }
 }
 
 fn hellaswag_line(score: &HellaSwagScore) -> String {

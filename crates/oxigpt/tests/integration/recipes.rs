@@ -18,6 +18,8 @@ fn list() {
     gpt2-124m             GPT-2 124M on ten billion tokens of FineWeb-Edu, as build-nanogpt trains it.
     finetune              A model that is there goes on learning, from a text of your own.
     finetune-shakespeare  nanoGPT's fine-tuning of GPT-2 1558M on Tiny Shakespeare.
+    gaussian-from-gpt2    OpenAI's GPT-2 124M tuned into a model whose attention is a Gaussian kernel instead of a softmax.
+    pointwise-from-gpt2   OpenAI's GPT-2 124M tuned into a model whose attention is a GELU of each score instead of a softmax.
     eval-gpt2             How well OpenAI's GPT-2 124M predicts OpenWebText, as nanoGPT measures it.
     eval-gpt2-medium      How well OpenAI's GPT-2 350M predicts OpenWebText, as nanoGPT measures it.
     eval-gpt2-large       How well OpenAI's GPT-2 774M predicts OpenWebText, as nanoGPT measures it.
@@ -39,7 +41,7 @@ fn unknown() {
     exit 2
     --- stdout
     --- stderr
-    error: unknown recipe `shakespear-char`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
+    error: unknown recipe `shakespear-char`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, gaussian-from-gpt2, pointwise-from-gpt2, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
     hint: did you mean `shakespeare-char`?
     ");
 }

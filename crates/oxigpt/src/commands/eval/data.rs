@@ -87,6 +87,9 @@ impl Opened {
             let bytes = target_bytes(&self.windows, tokenizer);
             loss.bits_per_byte(bytes as f64 / loss.tokens as f64)
         });
+        if let Some(warning) = loss.range.and_then(|range| range.warning(subject.settings.attention())) {
+            report::warning(&warning);
+        }
         let block_size = subject.settings.block_size;
         let found = Found { loss, block_size, bits_per_byte, seconds: began.elapsed().as_secs_f64() };
         Ok(Section { json: found.json(), table: found.table() })
@@ -117,11 +120,16 @@ impl Found {
             ("windows", json!(self.loss.windows)),
             ("seconds", json!(self.seconds)),
         ];
-        fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
+        let mut found: Map<_, _> = fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
+        // How far scores went, where attention is a polynomial.
+        if let Value::Object(range) = json!(self.loss.range) {
+            found.extend(range);
+        }
+        found
     }
 
     fn table(&self) -> String {
-        let Loss { nats_per_token, tokens, windows } = self.loss;
+        let Loss { nats_per_token, tokens, windows, .. } = self.loss;
         let bits = match self.bits_per_byte {
             Some(bits) => format!("{bits:.4}"),
             None => "not known: neither the model nor the data has a tokenizer".to_owned(),
