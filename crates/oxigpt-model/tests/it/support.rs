@@ -144,8 +144,8 @@ pub(crate) fn cases() -> [Case; 10] {
             tensors: tensors(name),
             config,
             expected,
-            // The derivative of relu jumps at zero, and rounding moves scores from one side to the other.
-            slack: if name.starts_with("pointwise-relu.") { 5.0 } else { 1.0 },
+            // The derivative of relu jumps at zero, and one score of the fifth step is 7e-9: float32 cannot tell its sign.
+            slack: if name.starts_with("pointwise-relu.") { 20.0 } else { 1.0 },
             tokens: rows.iter().flat_map(|row| row[..24].to_vec()).collect(),
             targets: rows.iter().flat_map(|row| row[1..].to_vec()).collect(),
         }
