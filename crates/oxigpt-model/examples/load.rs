@@ -17,7 +17,7 @@ use std::time::Instant;
 use oxigpt_compute::cpu::{Cpu, CpuOptions};
 use oxigpt_compute::{Builder, Session};
 use oxigpt_model::{
-    ModelConfig, Precision, TensorSource, Weights, open_pretrained, parameter_shapes, save_llmc,
+    ModelConfig, Precision, TensorSource, Trained, Weights, open_pretrained, parameter_shapes, save_llmc,
     save_pretrained,
 };
 
@@ -68,7 +68,7 @@ fn read(path: &str) -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let model = open_pretrained(path)?;
     let mut b = Builder::new();
-    let weights = Weights::declare(&mut b, &model.config);
+    let weights = Weights::declare(&mut b, &model.config, Trained::All);
     let mut session = Session::new(b.finish(), Box::new(Cpu::new(CpuOptions { threads: 1, pin: false })?))?;
     weights.table.upload(&mut session, &model.weights)?;
     let seconds = start.elapsed().as_secs_f64();

@@ -14,7 +14,7 @@ use oxigpt_compute::philox::Stream;
 use oxigpt_compute::{Builder, Data, PhaseId, Session, TensorId};
 
 use crate::init::fnv1a;
-use crate::{Error, ModelConfig, Weights, forward, sample};
+use crate::{Error, ModelConfig, Weights, attention, forward, sample};
 
 /// Positions of a chunk at most: enough that products over it run at full speed.
 const CHUNK: usize = 64;
@@ -146,9 +146,12 @@ impl Feed {
         let tokens = b.input_u32(&format!("{name}_tokens"), &[1, len], config.vocab_size as u32);
         let last_position = (config.block_size - len) as u32;
         let position = b.input_u32(&format!("{name}_position"), &[1], last_position + 1);
-        let mut x_btc = forward(b, config, weights, tokens, Some(position), None, |b, layer, qkv_bt3c| {
-            b.cached_attention(qkv_bt3c, caches[layer], (position, length), config.n_head, config.attention)
-        });
+        let mut x_btc =
+            forward(b, config, weights, tokens, Some(position), None, |b, layer, block, normed_btc| {
+                attention(b, block, normed_btc, |b, qkv_bt3c| {
+                    b.cached_attention(qkv_bt3c, caches[layer], (position, length), config.n_head, config.attention)
+                })
+            });
         let row = (len > 1).then(|| b.input_u32(&format!("{name}_row"), &[1], len as u32));
         if let Some(row) = row {
             x_btc = b.select_row(x_btc, row);

@@ -34,6 +34,30 @@ pub enum Error {
         /// The value.
         value: f64,
     },
+    /// A name that no linear layer of a block has, or none at all.
+    #[error("{}", if name.is_empty() {
+        "no linear layer is named that could have an adapter".to_owned()
+    } else {
+        format!("no linear layer of a block is called `{name}`")
+    })]
+    LoraTarget {
+        /// What was named.
+        name: String,
+    },
+    /// Adapters of a rank that they cannot have.
+    #[error("lora_rank is {rank}, but must be between 1 and n_embd = {n_embd}")]
+    LoraRank {
+        /// The rank.
+        rank: usize,
+        /// Width of the model.
+        n_embd: usize,
+    },
+    /// Adapters that do nothing, or everything.
+    #[error("lora_alpha is {alpha}, but must be a number above 0")]
+    LoraAlpha {
+        /// The value.
+        alpha: f64,
+    },
     /// More than can be counted, let alone held.
     #[error("{what} would be {value}, more than the {limit} that can be handled")]
     TooLarge {
@@ -239,6 +263,13 @@ impl Error {
                 return Some(format!("use --n_embd={nearest}, or another --n_head"));
             }
             Error::Dropout { .. } => "0 switches it off; 0.1 or 0.2 is usual for small data",
+            Error::LoraTarget { .. } => {
+                "the linear layers are attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj: name some, separated by commas"
+            }
+            Error::LoraRank { .. } => "4 to 64 are usual: --lora_rank=16",
+            Error::LoraAlpha { .. } => {
+                "what adapters change is scaled by lora_alpha / lora_rank: --lora_alpha=16"
+            }
             Error::TooLarge { .. } => "use a smaller model or batch",
             Error::BlockSize { limit, .. } => return Some(format!("use --block_size={limit} or less")),
             Error::EmptyPrompt => "give at least one token to continue, for example a line break",

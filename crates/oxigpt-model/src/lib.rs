@@ -7,10 +7,12 @@
 
 mod config;
 mod decoder;
+mod distill;
 mod error;
 mod formats;
 mod gpt;
 mod init;
+mod lora;
 mod plans;
 mod sampling;
 mod score_range;
@@ -20,17 +22,19 @@ mod weights;
 
 pub use config::{ModelConfig, ParameterCount};
 pub use decoder::{Decoder, SampleOptions, generate};
+pub use distill::Distill;
 pub use error::Error;
 pub use formats::{
-    Format, MappedTensors, Precision, Pretrained, map_tensors, open_pretrained, save_llmc, save_pretrained,
-    write_tensors,
+    Format, MappedTensors, Precision, Pretrained, adapted_model, is_adapter, map_tensors, open_adapters,
+    open_config, open_pretrained, save_adapters, save_config, save_llmc, save_pretrained, write_tensors,
 };
-pub use gpt::{Site, dropout_at, forward};
+pub use gpt::{Site, attention, dropout_at, forward};
 pub use init::Initial;
+pub use lora::{InitialLora, Lora, LoraTargets, Merged};
 pub use oxigpt_compute::{Activation, AdamWConfig, AttentionError, AttentionKind, AttentionScale, Gelu};
-pub use plans::{Evaluate, TrainPhases, TrainPlan, TrainShape, decode_plan, eval_plan, score_plan};
+pub use plans::{Evaluate, Term, TrainPhases, TrainPlan, TrainShape, decode_plan, eval_plan, score_plan};
 pub use sampling::sample;
 pub use score_range::ScoreRange;
 pub use scorer::Scorer;
 pub use tensors::{NamedTensor, NamedTensors, SessionTensors, TensorSource, TensorTable, TensorTableEntry};
-pub use weights::{BlockWeights, Weights, parameter_shapes};
+pub use weights::{Adapter, BlockWeights, Linear, Trained, Weights, parameter_shapes};

@@ -8,7 +8,11 @@ use std::collections::HashMap;
 
 use oxigpt_compute::{AdamWConfig, Builder, Data, Op, PhaseId, Plan, Session, TensorId};
 
-use crate::{Decoder, Error, ModelConfig, Scorer, Site, TensorTable, Weights, dropout_at, forward};
+use crate::distill::{Distill, Teacher};
+use crate::{
+    Decoder, Error, Lora, ModelConfig, Scorer, Site, TensorTable, Trained, Weights, attention, dropout_at,
+    forward,
+};
 
 /// What a training plan is built for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,6 +29,10 @@ pub struct TrainShape {
     pub eval_batch_size: usize,
     /// Whether to be able to generate.
     pub decode: bool,
+    /// Adapters that are trained instead of the weights.
+    pub lora: Option<Lora>,
+    /// A teacher to learn from.
+    pub distill: Option<Distill>,
 }
 
 /// Handles into a training plan.
@@ -36,9 +44,13 @@ pub struct TrainShape {
 pub struct TrainPlan {
     /// What it was built for.
     pub shape: TrainShape,
-    /// Weights.
+    /// Weights of the model.
     pub parameters: TensorTable,
-    /// Gradients by the names of their weights.
+    /// Adapters, where these are trained instead.
+    pub adapters: TensorTable,
+    /// Weights of a teacher that are not the model's own, under the names that they have in its model.
+    pub teacher: TensorTable,
+    /// Gradients by the names of their weights; frozen weights have none.
     pub gradients: TensorTable,
     /// Moments, as `m.NAME` and `v.NAME`.
     pub moments: TensorTable,
@@ -50,8 +62,8 @@ pub struct TrainPlan {
     pub rng: TensorId,
     /// Learning rate and bias corrections, see [`TrainPlan::set_schedule`].
     pub schedule: TensorId,
-    /// `[batch_size * block_size]`: loss of each target of the micro-batch, in nats.
-    pub losses: TensorId,
+    /// What is minimised: the loss on the text, or what a teacher asks for.
+    pub objective: Vec<Term>,
     /// `[1]`: global norm of the gradients before clipping.
     pub norm: TensorId,
     /// The phases of a step.
@@ -62,6 +74,26 @@ pub struct TrainPlan {
     pub decoder: Option<Decoder>,
     /// Scoring of continuations with the same weights.
     pub scorer: Option<Scorer>,
+}
+
+/// A part of what is minimised: `weight` times the mean of these losses over the targets of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Term {
+    /// `[batch_size * block_size]`: one for each target of the micro-batch; in nats on a text.
+    pub losses: TensorId,
+    /// Factor.
+    pub weight: f64,
+}
+
+impl TrainShape {
+    /// Which weights are trained.
+    pub fn trained(&self) -> Trained {
+        match (self.lora, self.distill) {
+            (Some(lora), _) => Trained::Adapters(lora),
+            (None, Some(_)) => Trained::Attention,
+            (None, None) => Trained::All,
+        }
+    }
 }
 
 /// The phases of a training step.
@@ -115,14 +147,26 @@ impl TrainPlan {
         if shape.targets_per_step == 0 {
             return Err(Error::Zero { key: "total_batch_size" });
         }
+        if let Some(lora) = shape.lora {
+            lora.validate(config)?;
+        }
         let b = &mut Builder::new();
-        let weights = Weights::declare(b, config);
-        let batch = [shape.batch_size, shape.block_size];
+        let weights = Weights::declare(b, config, shape.trained());
+        let teacher = shape.distill.map(|distill| (distill, Teacher::declare(b, &weights, shape.trained())));
         let rng = b.counters("rng", &[4]);
 
         let first = b.begin("train");
-        let (tokens, targets, losses) = loss(b, config, &weights, batch, Some(rng));
-        b.backward(&[(losses, 1.0 / shape.targets_per_step as f64)]);
+        let [tokens, targets] = text(b, config, [shape.batch_size, shape.block_size]);
+        let objective = match &teacher {
+            None => {
+                vec![Term { losses: loss(b, config, &weights, [tokens, targets], Some(rng)), weight: 1.0 }]
+            }
+            Some((distill, teacher)) => {
+                teacher.objective(b, config, *distill, &weights, [tokens, targets], rng)
+            }
+        };
+        let scaled = |term: &Term| (term.losses, term.weight / shape.targets_per_step as f64);
+        b.backward(&objective.iter().map(scaled).collect::<Vec<_>>());
         let more = b.accumulating(first, "train_more");
         let norm_phase = b.begin("norm");
         let norm = b.grad_norm();
@@ -134,19 +178,21 @@ impl TrainPlan {
         let decoder = shape.decode.then(|| Decoder::declare(b, config, &weights));
         let scorer = scored.map(|[rows, positions]| Scorer::declare(b, config, &weights, rows, positions));
         let plan = std::mem::take(b).finish();
-        let (gradients, moments) = optimizer_tables(&plan, update, &weights.table);
+        let (gradients, moments) = optimizer_tables(&plan, update, [&weights.table, &weights.adapters]);
         let phases = TrainPhases { first, more, norm: norm_phase, update };
-        let (parameters, shape) = (weights.table, *shape);
+        let (parameters, adapters, shape) = (weights.table, weights.adapters, *shape);
         let handles = TrainPlan {
             shape,
             parameters,
+            adapters,
+            teacher: teacher.map(|(_, teacher)| teacher.table).unwrap_or_default(),
             gradients,
             moments,
             tokens,
             targets,
             rng,
             schedule,
-            losses,
+            objective,
             norm,
             phases,
             evaluate,
@@ -154,6 +200,11 @@ impl TrainPlan {
             scorer,
         };
         Ok((plan, handles))
+    }
+
+    /// What of the model is trained and saved: its adapters where it has any, or else its weights.
+    pub fn learned(&self) -> &TensorTable {
+        if self.adapters.is_empty() { &self.parameters } else { &self.adapters }
     }
 
     /// Sets what dropout depends on: a seed, the step, and the first row of the coming micro-batch within the
@@ -182,7 +233,8 @@ impl Evaluate {
         block_size: usize,
     ) -> Self {
         let phase = b.begin("evaluate");
-        let (tokens, targets, losses) = loss(b, config, weights, [batch_size, block_size], None);
+        let [tokens, targets] = text(b, config, [batch_size, block_size]);
+        let losses = loss(b, config, weights, [tokens, targets], None);
         Evaluate { batch_size, block_size, tokens, targets, losses, phase }
     }
 }
@@ -195,7 +247,7 @@ pub fn eval_plan(
 ) -> Result<(Plan, TensorTable, Evaluate), Error> {
     config.validate_batch("batch_size", batch_size, block_size)?;
     let mut b = Builder::new();
-    let weights = Weights::declare(&mut b, config);
+    let weights = Weights::declare(&mut b, config, Trained::All);
     let evaluate = Evaluate::declare(&mut b, config, &weights, batch_size, block_size);
     Ok((b.finish(), weights.table, evaluate))
 }
@@ -209,7 +261,7 @@ pub fn score_plan(
 ) -> Result<(Plan, TensorTable, Scorer), Error> {
     config.validate_batch("batch_size", batch_size, positions)?;
     let mut b = Builder::new();
-    let weights = Weights::declare(&mut b, config);
+    let weights = Weights::declare(&mut b, config, Trained::All);
     let scorer = Scorer::declare(&mut b, config, &weights, batch_size, positions);
     Ok((b.finish(), weights.table, scorer))
 }
@@ -218,32 +270,35 @@ pub fn score_plan(
 pub fn decode_plan(config: &ModelConfig) -> Result<(Plan, TensorTable, Decoder), Error> {
     config.validate()?;
     let mut b = Builder::new();
-    let weights = Weights::declare(&mut b, config);
+    let weights = Weights::declare(&mut b, config, Trained::All);
     let decoder = Decoder::declare(&mut b, config, &weights);
     Ok((b.finish(), weights.table, decoder))
 }
 
-/// Inputs and losses of a pass over whole rows; with `rng`, dropout applies.
-fn loss(
+/// Inputs of a pass over whole rows: tokens and targets.
+fn text(b: &mut Builder, config: &ModelConfig, batch: [usize; 2]) -> [TensorId; 2] {
+    ["tokens", "targets"].map(|name| b.input_u32(name, &batch, config.vocab_size as u32))
+}
+
+/// Losses of a pass over whole rows; with `rng`, dropout applies.
+pub(crate) fn loss(
     b: &mut Builder,
     config: &ModelConfig,
     weights: &Weights,
-    batch: [usize; 2],
+    [tokens_bt, targets_bt]: [TensorId; 2],
     rng: Option<TensorId>,
-) -> (TensorId, TensorId, TensorId) {
-    let limit = config.vocab_size as u32;
-    let tokens_bt = b.input_u32("tokens", &batch, limit);
-    let targets_bt = b.input_u32("targets", &batch, limit);
-    let x_btc = forward(b, config, weights, tokens_bt, None, rng, |b, layer, qkv_bt3c| {
+) -> TensorId {
+    let x_btc = forward(b, config, weights, tokens_bt, None, rng, |b, layer, block, normed_btc| {
         let dropout = dropout_at(Site::AttentionWeights(layer), config, rng);
-        b.attention(qkv_bt3c, config.n_head, config.attention, dropout)
+        attention(b, block, normed_btc, |b, qkv_bt3c| {
+            b.attention(qkv_bt3c, config.n_head, config.attention, dropout)
+        })
     });
-    let losses = b.classifier(x_btc, weights.wte, targets_bt, config.vocab_size);
-    (tokens_bt, targets_bt, losses)
+    b.classifier(x_btc, weights.wte, targets_bt, config.vocab_size)
 }
 
-/// Names the gradients and moments that the update works on.
-fn optimizer_tables(plan: &Plan, update: PhaseId, parameters: &TensorTable) -> (TensorTable, TensorTable) {
+/// Names the gradients and moments that the update works on: those of the trained ones among these.
+fn optimizer_tables(plan: &Plan, update: PhaseId, weights: [&TensorTable; 2]) -> (TensorTable, TensorTable) {
     let slots: HashMap<TensorId, _> = plan
         .phase(update)
         .ops
@@ -253,8 +308,8 @@ fn optimizer_tables(plan: &Plan, update: PhaseId, parameters: &TensorTable) -> (
         .map(|slot| (slot.parameter, slot))
         .collect();
     let (mut gradients, mut moments) = (TensorTable::default(), TensorTable::default());
-    for entry in parameters.entries() {
-        let slot = slots[&entry.id];
+    for entry in weights.into_iter().flat_map(TensorTable::entries) {
+        let Some(slot) = slots.get(&entry.id) else { continue };
         gradients.push(&entry.name, &entry.shape, slot.gradient);
         moments.push(&format!("m.{}", entry.name), &entry.shape, slot.m);
         moments.push(&format!("v.{}", entry.name), &entry.shape, slot.v);

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use oxigpt_compute::{Builder, Data, PhaseId, Session, TensorId};
 
-use crate::{Error, ModelConfig, Weights, forward};
+use crate::{Error, ModelConfig, Weights, attention, forward};
 
 /// Lengths of a piece: near enough to each other that little of a piece is padding.
 const LENGTHS: [usize; 13] = [4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128];
@@ -174,9 +174,12 @@ impl Piece {
         let phase = b.begin(&name);
         let tokens_bt = b.input_u32(&format!("{name}_tokens"), &shape, limit);
         let position = b.input_u32(&format!("{name}_position"), &[1], (positions - len) as u32 + 1);
-        let x_btc = forward(b, config, weights, tokens_bt, Some(position), None, |b, layer, qkv_bt3c| {
-            b.cached_attention(qkv_bt3c, caches[layer], (position, lengths), config.n_head, config.attention)
-        });
+        let x_btc =
+            forward(b, config, weights, tokens_bt, Some(position), None, |b, layer, block, normed_btc| {
+                attention(b, block, normed_btc, |b, qkv_bt3c| {
+                    b.cached_attention(qkv_bt3c, caches[layer], (position, lengths), config.n_head, config.attention)
+                })
+            });
         let classified = classify.then(|| {
             let targets_bt = b.input_u32(&format!("{name}_targets"), &shape, limit);
             (targets_bt, b.classifier(x_btc, weights.wte, targets_bt, config.vocab_size))

@@ -117,6 +117,11 @@ impl TensorTable {
         &self.entries
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// The tensor of a name.
     pub fn id(&self, name: &str) -> Option<TensorId> {
         self.entries.iter().find(|entry| entry.name == name).map(|entry| entry.id)
@@ -127,6 +132,15 @@ impl TensorTable {
     pub fn upload(&self, session: &mut Session, source: &(impl TensorSource + ?Sized)) -> Result<(), Error> {
         let expected: Vec<_> = self.entries.iter().map(|e| (e.name.clone(), e.shape.clone())).collect();
         check(source, &expected)?;
+        self.upload_from(session, source)
+    }
+
+    /// Writes these tensors of a source, which may have others, into a session.
+    pub fn upload_from(
+        &self,
+        session: &mut Session,
+        source: &(impl TensorSource + ?Sized),
+    ) -> Result<(), Error> {
         for TensorTableEntry { name, id, .. } in &self.entries {
             let mut data = source.read(name)?;
             let len = session.plan().tensor(*id).len();

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use oxigpt_compute::{Builder, LinearWeights, NormWeights, TensorId};
 
-use crate::{ModelConfig, TensorTable};
+use crate::lora::tensor_names;
+use crate::{Lora, ModelConfig, TensorTable};
 
 /// Name of the word embedding.
 pub(crate) const WTE: &str = "wte.weight";
@@ -31,8 +32,42 @@ pub struct Weights {
     pub blocks: Vec<BlockWeights>,
     /// The last norm.
     pub ln_f: NormWeights,
-    /// All of them by name.
+    /// All of them by name, without adapters.
     pub table: TensorTable,
+    /// Adapters by name; none where the weights themselves are trained.
+    pub adapters: TensorTable,
+}
+
+/// A linear layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// `W` and its bias.
+    pub weights: LinearWeights,
+    /// What is trained instead of them, if anything is.
+    pub adapter: Option<Adapter>,
+}
+
+/// A low-rank adapter of a linear layer: it adds `scale (x A) B`.
+#[derive(Clone, Copy, Debug)]
+pub struct Adapter {
+    /// `[C, rank]`.
+    pub a: LinearWeights,
+    /// `[rank, O]`.
+    pub b: LinearWeights,
+    /// `alpha / rank`.
+    pub scale: f64,
+}
+
+/// Which weights are trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Trained {
+    /// All.
+    #[default]
+    All,
+    /// Adapters beside the linear layers that they name, and nothing else.
+    Adapters(Lora),
+    /// The linear layers of every block's attention.
+    Attention,
 }
 
 /// The weights of one block.
@@ -41,15 +76,15 @@ pub struct BlockWeights {
     /// Norm before attention.
     pub ln_1: NormWeights,
     /// `[C, 3C]`: queries, keys, values.
-    pub attn_c_attn: LinearWeights,
+    pub attn_c_attn: Linear,
     /// `[C, C]`: back into the residual stream.
-    pub attn_c_proj: LinearWeights,
+    pub attn_c_proj: Linear,
     /// Norm before the MLP.
     pub ln_2: NormWeights,
     /// `[C, 4C]`.
-    pub mlp_c_fc: LinearWeights,
+    pub mlp_c_fc: Linear,
     /// `[4C, C]`: back into the residual stream.
-    pub mlp_c_proj: LinearWeights,
+    pub mlp_c_proj: Linear,
 }
 
 /// Names and shapes of all weights, in a fixed order and without padding.
@@ -77,19 +112,24 @@ pub fn parameter_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
 
 impl Weights {
     /// Declares every parameter of a model, the word embedding with padded rows.
-    pub fn declare(b: &mut Builder, config: &ModelConfig) -> Weights {
+    pub fn declare(b: &mut Builder, config: &ModelConfig, trained: Trained) -> Weights {
         let mut ids = HashMap::new();
         let mut table = TensorTable::default();
         for (name, shape) in parameter_shapes(config) {
             let rows = if name == WTE { config.padded_vocab_size() } else { shape[0] };
-            let id = b.parameter(&name, &[&[rows], &shape[1..]].concat());
+            let padded = [&[rows], &shape[1..]].concat();
+            let id = if trained.has(&name) { b.parameter(&name, &padded) } else { b.frozen(&name, &padded) };
             table.push(&name, &shape, id);
             ids.insert(name, id);
         }
+        let (adapters, mut adapter_of) = declare_adapters(b, config, trained);
         let id = |layer: &str, part: &str| ids.get(&format!("{layer}.{part}")).copied();
         let weight = |layer: &str| id(layer, "weight").expect("every layer has a weight");
         let norm = |layer: &str| NormWeights { weight: weight(layer), bias: id(layer, "bias") };
-        let linear = |layer: &str| LinearWeights { w: weight(layer), bias: id(layer, "bias") };
+        let mut linear = |layer: &str| Linear {
+            weights: LinearWeights { w: weight(layer), bias: id(layer, "bias") },
+            adapter: adapter_of.remove(layer),
+        };
         let block = |l: usize| BlockWeights {
             ln_1: norm(&format!("h.{l}.ln_1")),
             attn_c_attn: linear(&format!("h.{l}.attn.c_attn")),
@@ -98,12 +138,46 @@ impl Weights {
             mlp_c_fc: linear(&format!("h.{l}.mlp.c_fc")),
             mlp_c_proj: linear(&format!("h.{l}.mlp.c_proj")),
         };
-        Weights {
-            wte: weight("wte"),
-            wpe: weight("wpe"),
-            blocks: (0..config.n_layer).map(block).collect(),
-            ln_f: norm("ln_f"),
-            table,
+        let blocks = (0..config.n_layer).map(block).collect();
+        Weights { wte: weight("wte"), wpe: weight("wpe"), blocks, ln_f: norm("ln_f"), table, adapters }
+    }
+}
+
+impl Trained {
+    /// Whether a weight of the model proper is trained.
+    fn has(self, name: &str) -> bool {
+        match self {
+            Trained::All => true,
+            Trained::Adapters(_) => false,
+            Trained::Attention => is_of_attention(name),
         }
     }
+}
+
+/// Whether a tensor belongs to a linear layer of an attention.
+pub(crate) fn is_of_attention(name: &str) -> bool {
+    name.contains(".attn.c_")
+}
+
+/// Declares the adapters, and gives them by the names of their layers.
+fn declare_adapters(
+    b: &mut Builder,
+    config: &ModelConfig,
+    trained: Trained,
+) -> (TensorTable, HashMap<String, Adapter>) {
+    let (mut table, mut adapters) = (TensorTable::default(), HashMap::new());
+    let Trained::Adapters(lora) = trained else { return (table, adapters) };
+    for (name, shape) in lora.shapes(config) {
+        let id = b.parameter(&name, &shape);
+        table.push(&name, &shape, id);
+    }
+    for (block, target) in (0..config.n_layer).flat_map(|l| lora.targets.names().map(move |name| (l, name))) {
+        let layer = format!("h.{block}.{target}");
+        let [a, b] = tensor_names(&layer).map(|name| {
+            let w = table.id(&name).expect("it has been declared");
+            LinearWeights { w, bias: None }
+        });
+        adapters.insert(layer, Adapter { a, b, scale: lora.scale() });
+    }
+    (table, adapters)
 }

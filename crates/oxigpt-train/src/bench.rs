@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use oxigpt_compute::philox::Stream;
 use oxigpt_compute::{Cost, Data, OpTime, Session};
-use oxigpt_model::{Decoder, Initial, ModelConfig, TrainPlan, decode_plan};
+use oxigpt_model::{AttentionKind, Decoder, Initial, ModelConfig, TrainPlan, decode_plan};
 
 use crate::error::Error;
 use crate::machine;
@@ -91,7 +91,7 @@ pub fn time_steps(
     (warm_up, n_steps): (usize, usize),
 ) -> Result<Steps, Error> {
     let config = settings.model_config(vocab_size);
-    let mut shape = settings.train_shape();
+    let mut shape = settings.train_shape(AttentionKind::Softmax);
     shape.targets_per_step = shape.batch_size * shape.block_size;
     let (plan, handles) = TrainPlan::build(&config, &shape)?;
     let plan = plan.with_precision(settings.precision());

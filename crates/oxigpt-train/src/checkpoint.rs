@@ -9,17 +9,19 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use oxigpt_model::{
-    MappedTensors, ModelConfig, TensorSource, map_tensors, open_pretrained, save_pretrained, write_tensors,
+    MappedTensors, ModelConfig, TensorSource, is_adapter, map_tensors, open_pretrained, save_adapters,
+    save_config, save_pretrained, write_tensors,
 };
 use oxigpt_text::Tokenizer;
 use serde::{Deserialize, Serialize};
 
+use crate::base::Base;
 use crate::durable::{self, PARTIAL};
 use crate::error::Error;
+use crate::model::{Model, ModelWeights};
 use crate::run_dir::checkpoints;
 use crate::trainer::Trainer;
 
-const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const LATEST: &str = "latest";
@@ -126,8 +128,10 @@ impl State {
 pub(crate) struct Checkpoint {
     pub(crate) dir: PathBuf,
     pub(crate) state: State,
-    pub(crate) weights: MappedTensors,
+    pub(crate) weights: ModelWeights,
     pub(crate) moments: MappedTensors,
+    /// What the run needs beside it: the model that it adapts, or learns from.
+    pub(crate) base: Option<(Base, Model)>,
 }
 
 /// The name of the checkpoint after `step` updates.
@@ -219,6 +223,7 @@ fn is_damage(error: &Error) -> bool {
         Error::Io(error) | Error::Model(oxigpt_model::Error::Io(error)) => {
             matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
         }
+        Error::NoBase { .. } | Error::OtherBase { .. } => false,
         _ => true,
     }
 }
@@ -231,18 +236,29 @@ fn open(root: &Path, step: u64) -> Result<Checkpoint, Error> {
         let reason = format!("it is of step {}, and its checkpoint is {name}", state.step);
         return Err(Error::bad_checkpoint(&dir.join(STATE), &reason));
     }
-    let weights = open_pretrained(&dir)?.weights;
+    let base = Base::read(&dir)?.map(|base| Ok::<_, Error>((base.clone(), base.open(&dir)?))).transpose()?;
+    let weights = match is_adapter(&dir) {
+        true => Model::open(&dir)?.weights,
+        false => ModelWeights::Whole(open_pretrained(&dir)?.weights),
+    };
     let moments = map_tensors(dir.join(OPTIMIZER))?;
-    for (tensors, file) in [(&weights, MODEL), (&moments, OPTIMIZER)] {
-        check_finite(tensors, &dir.join(file))?;
-    }
-    Ok(Checkpoint { dir, state, weights, moments })
+    let learned = match &weights {
+        ModelWeights::Whole(tensors) => tensors,
+        ModelWeights::Adapted(merged) => &merged.adapters,
+    };
+    check_finite(learned)?;
+    check_finite(&moments)?;
+    Ok(Checkpoint { dir, state, weights, moments, base })
 }
 
-fn check_finite(tensors: &MappedTensors, path: &Path) -> Result<(), Error> {
+fn check_finite(tensors: &MappedTensors) -> Result<(), Error> {
     for (name, _) in tensors.shapes() {
         if !tensors.read(&name)?.iter().all(|x| x.is_finite()) {
-            return Err(Error::bad_checkpoint(path, &format!("not all numbers of `{name}` are finite")));
+            let path = tensors.origin();
+            return Err(Error::bad_checkpoint(
+                Path::new(&path),
+                &format!("not all numbers of `{name}` are finite"),
+            ));
         }
     }
     Ok(())
@@ -255,13 +271,14 @@ pub(crate) fn save(
     trainer: &Trainer,
     config: &ModelConfig,
     tokenizer: Option<&Tokenizer>,
+    base: Option<&Base>,
     state: &State,
 ) -> Result<(), Error> {
     let name = name_of(state.step);
     let dir = checkpoints(root).join(&name);
     let partial = durable::beside(&dir);
     let written = clean_up(root)
-        .and_then(|()| write(&partial, trainer, config, tokenizer, state))
+        .and_then(|()| write(&partial, trainer, config, tokenizer, base, state))
         .and_then(|()| publish(&partial, &dir))
         .and_then(|()| Ok(durable::replace(&root.join(LATEST), pointer(&name).as_bytes())?))
         .and_then(|()| point_to_best(root, state));
@@ -278,11 +295,22 @@ fn write(
     trainer: &Trainer,
     config: &ModelConfig,
     tokenizer: Option<&Tokenizer>,
+    base: Option<&Base>,
     state: &State,
 ) -> Result<(), Error> {
     fs::create_dir(dir)?;
     let Trainer { session, plan, .. } = trainer;
-    save_pretrained(dir, config, &plan.parameters.of(session))?;
+    let learned = plan.learned().of(session);
+    match (&plan.shape.lora, base) {
+        (Some(lora), Some(base)) => {
+            save_config(dir, config)?;
+            save_adapters(dir, config, lora, &base.reference(), &learned)?;
+        }
+        _ => save_pretrained(dir, config, &learned)?,
+    }
+    if let Some(base) = base {
+        base.write(dir)?;
+    }
     for (file, bytes) in tokenizer.into_iter().flat_map(Tokenizer::to_files) {
         durable::write(&dir.join(file), &bytes)?;
     }

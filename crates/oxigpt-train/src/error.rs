@@ -76,6 +76,29 @@ pub enum Error {
         /// Run directory.
         dir: PathBuf,
     },
+    /// A model that a checkpoint needs is not where it was.
+    #[error("{checkpoint} needs the model {name}, which is not at {path} any more",
+        checkpoint = checkpoint.display(), path = path.display())]
+    NoBase {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// What the model was called.
+        name: String,
+        /// Where it was.
+        path: PathBuf,
+    },
+    /// Adapters, or a student, of another model.
+    #[error("{checkpoint} belongs to the model {was}, but at {path} there is another one now: {now}", checkpoint = checkpoint.display(), path = path.display())]
+    OtherBase {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// What its model was called, and the beginning of the hash of that model's weights.
+        was: String,
+        /// Where another model is.
+        path: PathBuf,
+        /// The beginning of the hash of its weights.
+        now: String,
+    },
     /// A tokenizer that is not the model's.
     #[error("the model cannot have been trained with the tokenizer beside it: {model} has {words} words, and \
         {tokenizer} more", model = model.display())]
@@ -314,6 +337,14 @@ impl Error {
             Error::OutIsFile { .. } => "choose another --out_dir",
             Error::NoRun { .. } => {
                 "leave out --init_from=resume to start one, or name the run directory with --out_dir=DIR"
+            }
+            Error::NoBase { name, .. } => {
+                return Some(format!(
+                    "put it back there; a model of the hub is fetched again by `oxigpt sample --from {name}`"
+                ));
+            }
+            Error::OtherBase { .. } => {
+                "put the model back that it was, or begin another run with --init_from=MODEL --out_dir=NEW"
             }
             Error::NotARun { .. } => {
                 "name the directories of runs, such as out/demo; `oxigpt train` writes there what it is told with --out_dir"

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use oxigpt_compute::{Cost, PhaseId, Plan, Role};
-use oxigpt_model::{ModelConfig, ParameterCount, TrainPlan, eval_plan, score_plan};
+use oxigpt_model::{AttentionKind, ModelConfig, ParameterCount, TrainPlan, eval_plan, score_plan};
 
 use crate::error::Error;
 use crate::settings::Settings;
@@ -15,6 +15,8 @@ pub struct Estimate {
     pub config: ModelConfig,
     /// Its weights.
     pub parameters: ParameterCount,
+    /// Weights that are trained, those of adapters among them; none under `eval_only`.
+    pub trained: usize,
     /// Micro-batches of a step.
     pub micro_batches: usize,
     /// Tokens of a step; under `eval_only`, of a pass.
@@ -44,7 +46,7 @@ impl Estimate {
         if settings.eval_only {
             return Estimate::of_evaluation(settings, &config, scored);
         }
-        let (plan, handles) = TrainPlan::build_scoring(&config, &settings.train_shape(), scored)?;
+        let (plan, handles) = TrainPlan::build_scoring(&config, &settings.train_shape(AttentionKind::Softmax), scored)?;
         let plan = plan.with_precision(settings.precision());
         Ok(Estimate::of_plan(settings, &config, &plan, &handles))
     }
@@ -59,8 +61,10 @@ impl Estimate {
         let phases = handles.phases;
         let runs =
             [(phases.first, 1), (phases.more, micro_batches - 1), (phases.norm, 1), (phases.update, 1)];
-        let saved = handles.parameters.entries().iter().map(|entry| plan.tensor(entry.id).bytes());
+        let trained = handles.gradients.entries().iter().map(|entry| entry.shape.iter().product::<usize>());
+        let saved = handles.learned().entries().iter().map(|entry| plan.tensor(entry.id).bytes());
         Estimate {
+            trained: trained.sum(),
             micro_batches,
             tokens_per_step: settings.tokens_per_step(),
             checkpoint_buffer_bytes: saved.max().unwrap_or(0),
@@ -89,7 +93,7 @@ impl Estimate {
         Ok(estimate)
     }
 
-    /// Of a step that runs phases so often; of a plan of one micro-batch of which nothing is saved.
+    /// Of a step that runs phases so often; of a plan of one micro-batch of which nothing is trained or saved.
     fn of_phases(config: &ModelConfig, plan: &Plan, runs: &[(PhaseId, usize)]) -> Estimate {
         let operators: Vec<_> = runs
             .iter()
@@ -100,6 +104,7 @@ impl Estimate {
         let memory = plan.memory_by_role();
         Estimate {
             parameters: config.parameter_count(),
+            trained: 0,
             config: config.clone(),
             micro_batches: 1,
             tokens_per_step: 0,

@@ -19,7 +19,7 @@ use crate::run_dir::RunDir;
 /// Evaluates, and records it. Nothing where it was asked to stop meanwhile. The configuration of a run that exists stays
 /// as it is.
 pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Option<Eval>, Error> {
-    let Job { settings, dir, corpus, config, origin, questions, warnings } = job;
+    let Job { settings, dir, corpus, config, origin, questions, warnings, .. } = job;
     let (plan, parameters, pass) = eval_plan(&config, settings.batch_size, settings.block_size)?;
     let plan = plan.with_precision(settings.precision());
     let mut session = machine::session(plan, settings.threads)?;

@@ -70,8 +70,10 @@ pub struct Started {
     pub backend: &'static str,
     /// With how many threads.
     pub threads: usize,
-    /// Trained weights.
+    /// Weights of the model.
     pub parameters: usize,
+    /// Those that are trained, or of the adapters that are.
+    pub trained_parameters: usize,
     /// Bytes by role.
     pub memory: BTreeMap<&'static str, usize>,
     /// Bytes in all, with the backend's own.
@@ -105,7 +107,7 @@ pub struct Started {
 pub struct Train {
     /// Which, counted from 0.
     pub step: u64,
-    /// Nats per token before the update, mean over the whole batch.
+    /// What is minimised, before the update, mean over the whole batch: nats per token, unless the run is a distillation.
     pub loss: f64,
     /// Learning rate.
     pub lr: f64,

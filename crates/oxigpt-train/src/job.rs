@@ -6,15 +6,16 @@ use oxigpt_compute::cpu::has_bfloat16;
 use oxigpt_compute::{Plan, Precision, Session};
 use oxigpt_data::tokenizer_beside;
 use oxigpt_eval::tasks::hellaswag::Questions;
-use oxigpt_model::{Initial, ModelConfig, TensorTable, TrainPlan};
+use oxigpt_model::{AttentionKind, Initial, InitialLora, ModelConfig, TensorTable, TrainPlan};
 
+use crate::base::Base;
 use crate::checkpoint::{self, Checkpoint};
 use crate::corpus::{Corpus, open_dataset};
 use crate::error::Error;
 use crate::estimate::Estimate;
 use crate::hellaswag;
 use crate::machine;
-use crate::model::Model;
+use crate::model::{Model, ModelWeights};
 use crate::resume;
 use crate::run_dir::{self, RunDir};
 use crate::sampler::Sampler;
@@ -30,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) origin: Origin,
     /// The items of HellaSwag, where they are asked for.
     pub(crate) questions: Option<Questions>,
+    /// What the run needs beside its checkpoints.
+    pub(crate) base: Option<Base>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -80,7 +83,7 @@ impl Job {
                 let known = tokenizer_beside(&checkpoint.dir)?;
                 (Origin::Checkpoint(Box::new(checkpoint)), known)
             }
-            (None, Start::Model(name)) => {
+            (None, Start::Model(name) | Start::Layerwise(name)) => {
                 let model = model.ok_or_else(|| Error::ModelNotGiven { model: name.into() })?;
                 settings.check_against(&model.config, &model.name)?;
                 let known = model.tokenizer_for(&dataset)?;
@@ -93,15 +96,21 @@ impl Job {
         let config = settings.model_config(corpus.vocab_size);
         warnings.extend(corpus.unused_vocabulary());
         let questions = hellaswag::questions(&settings, published, &corpus)?;
-        Ok(Job { settings, dir, corpus, config, origin, questions, warnings })
+        let base = match &origin {
+            Origin::Model(model) if settings.needs_base() => Some(Base::of(model)?),
+            Origin::Checkpoint(checkpoint) => checkpoint.base.as_ref().map(|(base, _)| base.clone()),
+            Origin::Random | Origin::Model(_) => None,
+        };
+        Ok(Job { settings, dir, corpus, config, origin, questions, base, warnings })
     }
 
     /// Plans a training step.
     pub(crate) fn plan(&mut self) -> Result<Planned, Error> {
-        let Job { settings, corpus, config, questions, warnings, .. } = self;
+        let Job { settings, corpus, config, origin, questions, warnings, .. } = self;
         let sampler = Sampler::new(settings, corpus, warnings)?;
         let scored = questions.as_ref().map(hellaswag::shape);
-        let (plan, handles) = TrainPlan::build_scoring(config, &settings.train_shape(), scored)?;
+        let shape = settings.train_shape(origin.attention());
+        let (plan, handles) = TrainPlan::build_scoring(config, &shape, scored)?;
         let plan = plan.with_precision(settings.precision());
         if plan.precision() == Precision::Bfloat16 && !has_bfloat16() {
             warnings.push(
@@ -115,7 +124,51 @@ impl Job {
 }
 
 impl Origin {
-    /// Gives a session its weights.
+    /// The kind of attention of the model that the run begins with, which is the teacher in a distillation.
+    fn attention(&self) -> AttentionKind {
+        match self {
+            Origin::Model(model) => model.config.attention,
+            Origin::Checkpoint(checkpoint) => {
+                checkpoint.base.as_ref().map_or(AttentionKind::Softmax, |(_, base)| base.config.attention)
+            }
+            Origin::Random => AttentionKind::Softmax,
+        }
+    }
+
+    /// Gives the session of a training plan all its weights.
+    pub(crate) fn upload_all(
+        &self,
+        session: &mut Session,
+        plan: &TrainPlan,
+        config: &ModelConfig,
+        seed: u64,
+    ) -> Result<(), Error> {
+        let base = match self {
+            Origin::Random => None,
+            Origin::Model(model) => Some(model.as_ref()),
+            Origin::Checkpoint(checkpoint) => checkpoint.base.as_ref().map(|(_, base)| base),
+        };
+        if let Some(base) = base {
+            plan.teacher.upload_from(session, &base.weights)?;
+        }
+        match (self, &plan.shape.lora, base) {
+            (Origin::Checkpoint(checkpoint), Some(_), Some(base)) => {
+                plan.parameters.upload(session, &base.weights)?;
+                if let ModelWeights::Adapted(merged) = &checkpoint.weights {
+                    plan.adapters.upload(session, &merged.adapters)?;
+                }
+            }
+            (_, lora, _) => {
+                self.upload(session, &plan.parameters, config, seed)?;
+                if let Some(lora) = lora {
+                    plan.adapters.upload(session, &InitialLora { config, lora, seed })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a session the weights of the model.
     pub(crate) fn upload(
         &self,
         session: &mut Session,

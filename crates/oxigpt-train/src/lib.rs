@@ -3,6 +3,7 @@
 //! [`train`] carries out a [`Request`] and tells an [`Observer`] what happens. It never parses a command line and
 //! never prints. [`Estimate`] says what a run will take before it takes it.
 
+mod base;
 pub mod bench;
 mod checkpoint;
 mod corpus;
@@ -36,7 +37,7 @@ pub use event::{Eval, Event, HellaSwagScore, Observer, Sample, Saved, Started, S
 pub use export::discard_partial;
 pub use hellaswag::planned_scoring;
 pub use history::{EvalPoint, History, TrainPoint};
-pub use model::Model;
+pub use model::{Model, ModelWeights};
 pub use run::{Outcome, Request, train};
 pub use schedule::learning_rate;
 pub use trainer::{StepReport, Trainer};

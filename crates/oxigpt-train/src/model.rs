@@ -1,12 +1,17 @@
 //! A model that is there already, with its tokenizer: what a run can begin with, and what is evaluated, sampled and
 //! converted. It is found by its content; where it came from is not asked here.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use oxigpt_data::{Dataset, resolve, tokenizer_beside};
-use oxigpt_model::{Format, MappedTensors, ModelConfig, Pretrained, open_pretrained};
+use oxigpt_model::{
+    Format, MappedTensors, Merged, ModelConfig, Pretrained, TensorSource, is_adapter, open_adapters,
+    open_config, open_pretrained,
+};
 use oxigpt_text::Tokenizer;
 
+use crate::base::Base;
 use crate::checkpoint;
 use crate::durable;
 use crate::error::Error;
@@ -25,26 +30,77 @@ pub struct Model {
     /// Its shape.
     pub config: ModelConfig,
     /// Its weights, which are exactly those of `config`.
-    pub weights: MappedTensors,
+    pub weights: ModelWeights,
     /// The tokenizer that it was trained with, where that is known.
     pub tokenizer: Option<Tokenizer>,
 }
 
+/// Weights of a model.
+#[derive(Debug)]
+pub enum ModelWeights {
+    /// As they are in their files.
+    Whole(MappedTensors),
+    /// Those of another model with adapters merged in, as they are read.
+    Adapted(Box<Merged<ModelWeights, MappedTensors>>),
+}
+
+impl ModelWeights {
+    fn source(&self) -> &dyn TensorSource {
+        match self {
+            ModelWeights::Whole(tensors) => tensors,
+            ModelWeights::Adapted(merged) => merged.as_ref(),
+        }
+    }
+}
+
+impl TensorSource for ModelWeights {
+    fn origin(&self) -> String {
+        self.source().origin()
+    }
+
+    fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.source().shapes()
+    }
+
+    fn read(&self, name: &str) -> Result<Cow<'_, [f32]>, oxigpt_model::Error> {
+        self.source().read(name)
+    }
+
+    fn release(&self, name: &str) {
+        self.source().release(name);
+    }
+}
+
 impl Model {
     /// Opens the model at `path`: a run, of which the best checkpoint speaks, or else the latest; or whatever
-    /// [`open_pretrained`] reads, a checkpoint of ours among it.
+    /// [`open_pretrained`] reads, a checkpoint of ours among it; or adapters, with the model that they adapt.
     ///
     /// # Errors
     /// If there is no model, or its files or those of its tokenizer are not what they should be.
     pub fn open(path: &Path) -> Result<Model, Error> {
         let path = weights_of(path)?;
+        if is_adapter(&path) {
+            return Model::open_adapted(path);
+        }
         let pretrained = open_pretrained(&path)?;
         let tokenizer = tokenizer_of(&path, &pretrained)?;
         let Pretrained { config, weights, .. } = pretrained;
+        let weights = ModelWeights::Whole(weights);
         let name = path.display().to_string();
         let model = Model { name, path, config, weights, tokenizer };
         model.check_tokenizer()?;
         Ok(model)
+    }
+
+    /// Opens adapters. Those of another program have no configuration of the whole model: it is that of their base.
+    fn open_adapted(path: PathBuf) -> Result<Model, Error> {
+        let base = Base::of_adapters(&path)?.open(&path)?;
+        let has_config = path.join("config.json").exists();
+        let config = if has_config { open_config(&path)? } else { base.config.clone() };
+        let (lora, adapters) = open_adapters(&path, &config)?;
+        let weights = ModelWeights::Adapted(Box::new(Merged { base: base.weights, lora, adapters }));
+        let name = path.display().to_string();
+        Ok(Model { name, config, weights, tokenizer: tokenizer_beside(&path)?.or(base.tokenizer), path })
     }
 
     /// The tokenizer of data that this model is to see: the data's own, or else the model's.

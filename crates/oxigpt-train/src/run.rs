@@ -14,6 +14,7 @@ use oxigpt_data::Split;
 use oxigpt_eval::tasks::hellaswag::Questions;
 use oxigpt_model::{ModelConfig, ScoreRange};
 
+use crate::base::Base;
 use crate::checkpoint::{self, Best, Checkpoint, State};
 use crate::corpus::Corpus;
 use crate::error::Error;
@@ -92,6 +93,8 @@ struct Run<'a> {
     estimate: Estimate,
     sampler: Option<Sampler>,
     questions: Option<Questions>,
+    /// What the run needs beside its checkpoints.
+    base: Option<Base>,
     dir: RunDir,
     trainer: Trainer,
     metrics: Metrics,
@@ -113,11 +116,11 @@ impl<'a> Run<'a> {
         stop: Arc<AtomicBool>,
         observer: &'a mut dyn Observer,
     ) -> Result<Run<'a>, Error> {
-        let Job { settings, dir, corpus, config, origin, questions, warnings } = job;
+        let Job { settings, dir, corpus, config, origin, questions, base, warnings } = job;
         let Planned { plan, handles, estimate, sampler } = planned;
         let session = Session::new(plan, machine::backend(settings.threads)?)?;
         let mut trainer = Trainer::new(&settings, session, handles, corpus.loader.clone());
-        origin.upload(&mut trainer.session, &trainer.plan.parameters, &config, settings.seed)?;
+        origin.upload_all(&mut trainer.session, &trainer.plan, &config, settings.seed)?;
         let state = match origin {
             Origin::Checkpoint(checkpoint) => restore(&mut trainer, *checkpoint)?,
             Origin::Random | Origin::Model(_) => State::new(settings.seed, &corpus.hash),
@@ -140,6 +143,7 @@ impl<'a> Run<'a> {
             estimate,
             sampler,
             questions,
+            base,
             dir,
             trainer,
             metrics,
@@ -306,7 +310,7 @@ impl<'a> Run<'a> {
         self.state.advance(&self.trainer, resume::texts(&self.settings));
         self.metrics.sync()?;
         let (root, tokenizer) = (self.dir.root(), self.corpus.tokenizer.as_ref());
-        checkpoint::save(root, &self.trainer, &self.config, tokenizer, &self.state)?;
+        checkpoint::save(root, &self.trainer, &self.config, tokenizer, self.base.as_ref(), &self.state)?;
         checkpoint::prune(root, &self.state, self.settings.keep_checkpoints)?;
         self.saved_at = Some(step);
         let save_ms = began.elapsed().as_secs_f64() * 1e3;
@@ -359,6 +363,7 @@ impl<'a> Run<'a> {
             backend: trainer.session.backend_name(),
             threads: machine::threads(settings.threads),
             parameters: estimate.parameters.total,
+            trained_parameters: estimate.trained,
             memory: estimate.memory.iter().map(|(role, &bytes)| (role.label(), bytes)).collect(),
             memory_bytes: trainer.session.memory_bytes(),
             tokens_per_step: estimate.tokens_per_step,

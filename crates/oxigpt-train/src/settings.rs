@@ -70,7 +70,7 @@ settings! {
     "Run" {
         /// run directory: configuration, metrics, checkpoints
         out_dir: String = "out".to_owned();
-        /// scratch; resume: go on with the run in out_dir; or a MODEL to begin a new run with
+        /// scratch; resume: go on with the run in out_dir; a MODEL to begin a new run with; or layerwise:MODEL
         init_from: String = "scratch".to_owned();
         /// seed of initialisation, batches, dropout and samples
         seed: u64 = 1337;
@@ -117,12 +117,22 @@ settings! {
         /// whether weights of gaussian-poly-N are zero below its range, where they would grow again
         attn_clamp: bool = false;
     }
+    "Tuning" {
+        /// rank of low-rank adapters that are trained instead of the weights (LoRA); 0 = none
+        lora_rank: usize = 0;
+        /// what the adapters change is scaled by lora_alpha / lora_rank
+        lora_alpha: f64 = 16.0;
+        /// linear layers with adapters, of attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj
+        lora_targets: String = "c_attn,attn.c_proj".to_owned();
+        /// share of the loss on the text in what a layer-wise distillation minimises
+        distill_mix: f64 = 0.0;
+    }
     "Optimizer" {
         /// highest learning rate
         learning_rate: f64 = 6e-4;
         /// steps (optimizer updates) in the run
         max_iters: usize = 600_000;
-        /// AdamW's decay of matrices and embeddings
+        /// AdamW's decay of matrices and embeddings, and of adapters
         weight_decay: f64 = 0.1;
         /// AdamW's first-moment decay rate
         beta1: f64 = 0.9;

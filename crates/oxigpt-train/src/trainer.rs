@@ -40,6 +40,8 @@ pub struct Trainer {
     x_bt: Vec<u32>,
     y_bt: Vec<u32>,
     losses_bt: Vec<f64>,
+    /// Sums of the losses of this step, one for each term of the objective.
+    sums: Vec<f64>,
 }
 
 impl Trainer {
@@ -60,6 +62,7 @@ impl Trainer {
             x_bt: vec![0; len],
             y_bt: vec![0; len],
             losses_bt: vec![0.0; len],
+            sums: vec![0.0; plan.objective.len()],
             plan,
         }
     }
@@ -69,11 +72,10 @@ impl Trainer {
     /// # Errors
     /// [`Error::Diverged`] where the loss or the norm of the gradients is not finite; the update is then not made.
     pub fn step(&mut self, learning_rate: f64) -> Result<StepReport, Error> {
-        let mut sum = 0.0;
+        self.sums.fill(0.0);
         for index in 0..self.micro_batches {
-            // One running sum, so that its order does not depend on how the batch is cut.
-            sum = self.micro_batch(index, sum)?;
-            if !sum.is_finite() {
+            self.micro_batch(index)?;
+            if !self.loss().is_finite() {
                 let rows = self.plan.shape.batch_size as u64;
                 return Err(self.diverged("the loss", self.cursor + index * rows, rows)?);
             }
@@ -88,8 +90,7 @@ impl Trainer {
         self.session.run(self.plan.phases.update);
         self.step += 1;
         self.cursor += self.rows_per_step();
-        let targets = self.plan.shape.targets_per_step as f64;
-        Ok(StepReport { loss: sum / targets, grad_norm: norm[0] })
+        Ok(StepReport { loss: self.loss(), grad_norm: norm[0] })
     }
 
     /// How far the attention scores of the last micro-batch went, where attention is a polynomial.
@@ -97,9 +98,16 @@ impl Trainer {
         Ok(ScoreRange::of(&self.session, self.plan.phases.first, self.plan.shape.batch_size)?)
     }
 
-    /// Forward and backward over one micro-batch; gives `sum` and its losses, added up.
-    fn micro_batch(&mut self, index: u64, sum: f64) -> Result<f64, Error> {
-        let Trainer { session, plan, x_bt, y_bt, losses_bt, .. } = self;
+    /// What is minimised, as far as it is summed up.
+    fn loss(&self) -> f64 {
+        let terms = self.plan.objective.iter().zip(&self.sums);
+        let sum: f64 = terms.map(|(term, sum)| term.weight * sum).sum();
+        sum / self.plan.shape.targets_per_step as f64
+    }
+
+    /// Forward and backward over one micro-batch, whose losses are added to the sums.
+    fn micro_batch(&mut self, index: u64) -> Result<(), Error> {
+        let Trainer { session, plan, x_bt, y_bt, losses_bt, sums, .. } = self;
         let rows = plan.shape.batch_size;
         let first_row = index * rows as u64;
         self.loader.fill(self.cursor + first_row, rows, x_bt, y_bt);
@@ -107,8 +115,12 @@ impl Trainer {
         session.upload(plan.targets, Data::U32(y_bt))?;
         plan.set_rng(session, self.seed, self.step as u32, first_row as u32)?;
         session.run(if index == 0 { plan.phases.first } else { plan.phases.more });
-        session.download_f64(plan.losses, losses_bt)?;
-        Ok(losses_bt.iter().fold(sum, |sum, loss| sum + loss))
+        for (term, sum) in plan.objective.iter().zip(sums) {
+            session.download_f64(term.losses, losses_bt)?;
+            // One running sum, so that its order does not depend on how the batch is cut.
+            *sum = losses_bt.iter().fold(*sum, |sum, loss| sum + loss);
+        }
+        Ok(())
     }
 
     fn rows_per_step(&self) -> u64 {
@@ -169,9 +181,9 @@ impl Trainer {
 
     /// Names of the tensors whose weights are not all finite.
     pub(crate) fn bad_weights(&self) -> Result<Vec<String>, Error> {
-        let weights = self.plan.parameters.of(&self.session);
+        let weights = self.plan.learned().of(&self.session);
         let mut bad = Vec::new();
-        for entry in self.plan.parameters.entries() {
+        for entry in self.plan.learned().entries() {
             if !weights.read(&entry.name)?.iter().all(|w| w.is_finite()) {
                 bad.push(entry.name.clone());
             }

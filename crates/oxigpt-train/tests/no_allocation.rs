@@ -61,7 +61,8 @@ fn a_step_allocates_nothing() {
         ..Settings::default()
     };
     let config = settings.model_config(dataset.vocab_size().unwrap());
-    let (plan, handles) = TrainPlan::build(&config, &settings.train_shape()).unwrap();
+    let (plan, handles) =
+        TrainPlan::build(&config, &settings.train_shape(oxigpt_model::AttentionKind::Softmax)).unwrap();
     let session = Session::new(plan, machine::backend(settings.threads).unwrap()).unwrap();
     let loader = Loader::new(dataset.split(Split::Train), DataOrder::Shuffled, 64, 1).unwrap();
     let mut trainer = Trainer::new(&settings, session, handles, loader);

@@ -55,7 +55,7 @@ pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
     let init_from = start(&asked.init_from, from.as_deref(), &flags)?;
     let mut dataset = data.unwrap_or(asked.dataset.clone());
     let asked = Settings { init_from, ..asked };
-    let Start::Model(name) = asked.start() else {
+    let Some(name) = asked.start().model() else {
         return Err(CliError::usage(
             "nothing says which model to evaluate",
             "add --from=MODEL, for example --from=out/demo or --from=gpt2",
@@ -75,7 +75,7 @@ pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
     }
     let model = model::open(name)?;
     let args = ConfigArgs { recipes, from: None, flags };
-    let settings = begun_with(name, &model.config, "", &args)?;
+    let settings = begun_with(name, name, &model.config, "", &args)?;
     let settings = Settings { dataset, ..settings };
     settings.validate()?;
     Ok((settings, model))
@@ -115,9 +115,9 @@ fn configured<M>(
     let (settings, model) = match asked.start() {
         Start::Scratch => (asked, None),
         Start::Resume => resumed(&asked.out_dir, args, open)?,
-        Start::Model(name) => {
+        Start::Model(name) | Start::Layerwise(name) => {
             let (shape, model) = open(name)?;
-            (begun_with(name, &shape, DEFAULT_FINETUNING, args)?, Some(model))
+            (begun_with(&asked.init_from, name, &shape, DEFAULT_FINETUNING, args)?, Some(model))
         }
     };
     let settings = settings.resolve()?;
@@ -129,11 +129,17 @@ fn configured<M>(
 
 /// The settings of a run that begins with a model: what nothing else says is the model's, and what is said otherwise
 /// must not contradict it.
-fn begun_with(name: &str, shape: &ModelConfig, default: &str, args: &ConfigArgs) -> Result<Settings> {
+fn begun_with(
+    init_from: &str,
+    name: &str,
+    shape: &ModelConfig,
+    default: &str,
+    args: &ConfigArgs,
+) -> Result<Settings> {
     let mut base = Settings::default();
     base.adopt(shape);
     let mut settings = layered(base, default, &args.recipes, &args.flags)?;
-    settings.init_from = name.to_owned();
+    settings.init_from = init_from.to_owned();
     if settings.vocab_size == 0 {
         settings.vocab_size = shape.vocab_size;
     }
@@ -192,9 +198,9 @@ fn resumed<M>(
     settings.apply_file(&saved)?;
     // To evaluate once was asked for once.
     settings.eval_only = false;
-    let model = match settings.start() {
+    let model = match settings.start().model() {
         // Nothing has been saved yet, so the run begins again with what it began with.
-        Start::Model(name) if !Path::new(out_dir).join("latest").exists() => Some(open(name)?.1),
+        Some(name) if !Path::new(out_dir).join("latest").exists() => Some(open(name)?.1),
         _ => None,
     };
     for recipe in recipes {

@@ -67,6 +67,16 @@ pub(crate) fn thousands(number: u64) -> String {
     text
 }
 
+/// Weights of a model, and how many are trained, where that is another number.
+pub(crate) fn parameters(total: usize, trained: usize) -> String {
+    let total_text = thousands(total as u64);
+    if trained == 0 || trained == total {
+        total_text
+    } else {
+        format!("{total_text}, and {} trained", thousands(trained as u64))
+    }
+}
+
 /// A large number in three digits and a decimal unit: `1.24 GFLOP`.
 pub(crate) fn metric(number: f64, unit: &str) -> String {
     const PREFIXES: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];

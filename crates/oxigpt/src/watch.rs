@@ -7,7 +7,7 @@ use oxigpt_model::ScoreRange;
 use oxigpt_train::words::{count, shell_word};
 use oxigpt_train::{Eval, Event, HellaSwagScore, Observer, Sample, Started, Summary, Train};
 
-use crate::report::{self, CountBar, bytes, duration, metric, thousands};
+use crate::report::{self, CountBar, bytes, duration, metric, parameters, thousands};
 
 /// Watches a run.
 pub(crate) struct Watch {
@@ -187,7 +187,7 @@ fn table(started: &Started) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{label:12} {value}");
     };
-    row("parameters", thousands(started.parameters as u64));
+    row("parameters", parameters(started.parameters, started.trained_parameters));
     row(
         "data",
         format!(

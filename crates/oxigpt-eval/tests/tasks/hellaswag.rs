@@ -266,6 +266,8 @@ fn a_model_in_training_is_scored() {
         optimizer: AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, grad_clip: 1.0 },
         eval_batch_size: 2,
         decode: true,
+        lora: None,
+        distill: None,
     };
     let scored_shape = Some([2, questions.positions()]);
     let (plan, handles) = TrainPlan::build_scoring(&config, &shape, scored_shape).unwrap();

@@ -34,11 +34,23 @@ pub fn save_pretrained(
     let dir = dir.as_ref();
     let weights = WithBiases::of(config, weights)?;
     write_tensors(dir.join(WEIGHTS), &weights, &[("format", "pt")])?;
-    write_json(&dir.join(CONFIG), &config_json(config))?;
+    save_config(dir, config)?;
     write_json(&dir.join(GENERATION_CONFIG), &generation_json(config))
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<(), Error> {
+/// Writes `config.json` alone into an existing directory, and syncs it.
+pub fn save_config(dir: impl AsRef<Path>, config: &ModelConfig) -> Result<(), Error> {
+    write_json(&dir.as_ref().join(CONFIG), &config_json(config))
+}
+
+/// Reads the `config.json` in a directory.
+pub fn open_config(dir: impl AsRef<Path>) -> Result<ModelConfig, Error> {
+    let config = read_config(&dir.as_ref().join(CONFIG))?;
+    config.validate()?;
+    Ok(config)
+}
+
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), Error> {
     fs::write(path, format!("{value:#}\n"))?;
     Ok(fs::File::open(path)?.sync_all()?)
 }

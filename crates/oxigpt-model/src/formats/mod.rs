@@ -4,6 +4,7 @@
 //! the names and in the layouts of [`parameter_shapes`]. Nothing is read before it is asked for, and nothing is held
 //! twice. Whatever a file claims is checked before it is believed.
 
+mod adapter;
 mod config_json;
 mod hugging_face;
 mod llmc;
@@ -16,7 +17,8 @@ mod torch;
 use std::fmt;
 use std::path::Path;
 
-pub use hugging_face::save_pretrained;
+pub use adapter::{adapted_model, is_adapter, open_adapters, save_adapters};
+pub use hugging_face::{open_config, save_config, save_pretrained};
 pub use llmc::{Precision, save_llmc};
 pub use mapped::MappedTensors;
 pub use safetensors::{map_tensors, write_tensors};

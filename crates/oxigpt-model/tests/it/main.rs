@@ -11,4 +11,5 @@ mod golden;
 mod support;
 mod torch_writer;
 mod training;
+mod tuning;
 mod variants;

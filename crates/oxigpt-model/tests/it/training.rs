@@ -17,6 +17,8 @@ fn shape(batch_size: usize) -> TrainShape {
         optimizer: ADAMW,
         eval_batch_size: BATCH,
         decode: true,
+        lora: None,
+        distill: None,
     }
 }
 
@@ -43,7 +45,7 @@ fn gradients(session: &mut Session, train: &TrainPlan, step: u32) -> Vec<f64> {
         session.upload(train.targets, Data::U32(&targets[part])).unwrap();
         train.set_rng(session, 99, step, first_row as u32).unwrap();
         session.run(if first_row == 0 { train.phases.first } else { train.phases.more });
-        losses.extend(download(session, train.losses));
+        losses.extend(download(session, train.objective[0].losses));
     }
     session.run(train.phases.norm);
     losses

@@ -2,7 +2,7 @@
 //! Checked by finite differences on the reference backend.
 
 use oxigpt_compute::{Builder, Data, LinearWeights, Plan, Role, Session, TensorId};
-use oxigpt_model::{Gelu, Initial, ModelConfig, Site, TensorSource, Weights, dropout_at, forward};
+use oxigpt_model::{Gelu, Initial, ModelConfig, Site, TensorSource, Trained, Weights, dropout_at, forward};
 
 use crate::support::*;
 
@@ -22,9 +22,11 @@ fn as_published(
     tokens_bt: TensorId,
     rng: TensorId,
 ) -> TensorId {
-    forward(b, config, weights, tokens_bt, None, Some(rng), |b, layer, qkv_bt3c| {
+    forward(b, config, weights, tokens_bt, None, Some(rng), |b, layer, block, normed_btc| {
         let dropout = dropout_at(Site::AttentionWeights(layer), config, Some(rng));
-        b.attention(qkv_bt3c, config.n_head, config.attention, dropout)
+        oxigpt_model::attention(b, block, normed_btc, |b, qkv_bt3c| {
+            b.attention(qkv_bt3c, config.n_head, config.attention, dropout)
+        })
     })
 }
 
@@ -38,15 +40,15 @@ fn post_norm(
 ) -> TensorId {
     let mut x_btc = b.embed(tokens_bt, None, weights.wte, weights.wpe);
     for block in &weights.blocks {
-        let qkv_bt3c = b.linear(x_btc, block.attn_c_attn);
+        let qkv_bt3c = b.linear(x_btc, block.attn_c_attn.weights);
         let seen_btc = attention(b, config, qkv_bt3c);
-        let attn_btc = b.linear(seen_btc, block.attn_c_proj);
+        let attn_btc = b.linear(seen_btc, block.attn_c_proj.weights);
         x_btc = b.add(x_btc, attn_btc);
         x_btc = b.layer_norm(x_btc, block.ln_1);
 
-        let wide_bt4c = b.linear(x_btc, block.mlp_c_fc);
+        let wide_bt4c = b.linear(x_btc, block.mlp_c_fc.weights);
         let active_bt4c = b.gelu(wide_bt4c, config.gelu);
-        let mlp_btc = b.linear(active_bt4c, block.mlp_c_proj);
+        let mlp_btc = b.linear(active_bt4c, block.mlp_c_proj.weights);
         x_btc = b.add(x_btc, mlp_btc);
         x_btc = b.layer_norm(x_btc, block.ln_2);
     }
@@ -65,9 +67,9 @@ fn second_mlp(
     let mut x_btc = b.embed(tokens_bt, None, weights.wte, weights.wpe);
     for (layer, block) in weights.blocks.iter().enumerate() {
         let normed_btc = b.layer_norm(x_btc, block.ln_1);
-        let qkv_bt3c = b.linear(normed_btc, block.attn_c_attn);
+        let qkv_bt3c = b.linear(normed_btc, block.attn_c_attn.weights);
         let seen_btc = attention(b, config, qkv_bt3c);
-        let attn_btc = b.linear(seen_btc, block.attn_c_proj);
+        let attn_btc = b.linear(seen_btc, block.attn_c_proj.weights);
         x_btc = b.add(x_btc, attn_btc);
 
         let normed_btc = b.layer_norm(x_btc, block.ln_2);
@@ -75,7 +77,9 @@ fn second_mlp(
         let second_c_fc = LinearWeights { w, bias: None };
         let w = b.parameter(&format!("h.{layer}.mlp_2.c_proj.weight"), &[2 * c, c]);
         let second_c_proj = LinearWeights { w, bias: None };
-        for (c_fc, c_proj) in [(block.mlp_c_fc, block.mlp_c_proj), (second_c_fc, second_c_proj)] {
+        for (c_fc, c_proj) in
+            [(block.mlp_c_fc.weights, block.mlp_c_proj.weights), (second_c_fc, second_c_proj)]
+        {
             let wide = b.linear(normed_btc, c_fc);
             let active = b.gelu(wide, config.gelu);
             let mlp_btc = b.linear(active, c_proj);
@@ -88,7 +92,7 @@ fn second_mlp(
 /// Compares the gradient of the mean loss in every parameter with central differences at a few elements.
 fn check_gradients(config: &ModelConfig, model: Model) {
     let mut b = Builder::new();
-    let weights = Weights::declare(&mut b, config);
+    let weights = Weights::declare(&mut b, config, Trained::All);
     let phase = b.begin("train");
     let tokens = b.input_u32("tokens", &[BATCH, config.block_size], config.vocab_size as u32);
     let targets = b.input_u32("targets", &[BATCH, config.block_size], config.vocab_size as u32);

@@ -3,7 +3,7 @@
 use oxigpt_model::AttentionError;
 
 use super::error::impossible;
-use super::{Settings, SettingsError};
+use super::{Settings, SettingsError, Start};
 
 impl Settings {
     /// Tokens that one step (one update) learns from.
@@ -44,6 +44,7 @@ impl Settings {
         self.check_rates()?;
         self.check_shapes()?;
         self.check_attention()?;
+        self.check_tuning()?;
         self.check_available()
     }
 
@@ -64,6 +65,13 @@ impl Settings {
                 "lr_decay_iters = {lr_decay_iters} is less than max_iters = {max_iters}: the learning rate stays at \
                  min_lr = {min_lr} from there on; --lr_decay_iters=0 lets it fall until the end"
             ));
+        }
+        let Self { lora_rank, lora_alpha, lora_targets, .. } = Self::default();
+        if self.lora_rank == lora_rank && (self.lora_alpha, &self.lora_targets) != (lora_alpha, &lora_targets)
+        {
+            warnings.push(
+                "lora_rank = 0: there are no adapters, whatever lora_alpha and lora_targets say".into(),
+            );
         }
         if *decay_lr && min_lr > learning_rate {
             warnings.push(format!(
@@ -158,6 +166,33 @@ impl Settings {
             impossible(error.to_string(), hint)
         };
         self.parse_attention().map(drop).map_err(told)
+    }
+
+    fn check_tuning(&self) -> Result<(), SettingsError> {
+        let is_wrong =
+            |error: oxigpt_model::Error| impossible(error.to_string(), &error.hint().unwrap_or_default());
+        if let Some(lora) = self.lora().map_err(is_wrong)? {
+            lora.validate(&self.model_config(1)).map_err(is_wrong)?;
+        }
+        if self.lora_rank > 0 && self.start() == Start::Scratch {
+            return Err(impossible(
+                format!("lora_rank = {}, but the run begins with random weights", self.lora_rank),
+                "adapters need a model that they adapt: add --from=MODEL, or leave out lora_rank",
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.distill_mix) {
+            return Err(impossible(
+                format!("`distill_mix` is {}", self.distill_mix),
+                "it must be between 0, the squared error alone, and 1, the loss on the text alone",
+            ));
+        }
+        if self.distill_mix > 0.0 && matches!(self.start(), Start::Scratch | Start::Model(_)) {
+            return Err(impossible(
+                format!("distill_mix = {}, but nothing is distilled", self.distill_mix),
+                "a layer-wise distillation begins with --init_from=layerwise:MODEL",
+            ));
+        }
+        Ok(())
     }
 
     fn check_available(&self) -> Result<(), SettingsError> {

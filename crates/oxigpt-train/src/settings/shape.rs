@@ -1,9 +1,11 @@
 //! What the settings ask of the model and of the plan of its training step.
 
 use oxigpt_compute::Precision;
-use oxigpt_model::{AdamWConfig, AttentionError, AttentionKind, AttentionScale, ModelConfig, TrainShape};
+use oxigpt_model::{
+    AdamWConfig, AttentionError, AttentionKind, AttentionScale, Distill, Lora, LoraTargets, ModelConfig, TrainShape,
+};
 
-use super::Settings;
+use super::{Settings, Start};
 
 /// AdamW's guard against division by zero, as in all GPT-2 code.
 const ADAMW_EPS: f64 = 1e-8;
@@ -45,8 +47,24 @@ impl Settings {
         if self.dtype == "bfloat16" { Precision::Bfloat16 } else { Precision::Float32 }
     }
 
-    /// What the plan of a step is built for.
-    pub fn train_shape(&self) -> TrainShape {
+    /// The adapters that are trained, if any are.
+    ///
+    /// # Errors
+    /// If `lora_targets` names what is no linear layer.
+    pub fn lora(&self) -> Result<Option<Lora>, oxigpt_model::Error> {
+        let targets = LoraTargets::parse(&self.lora_targets)?;
+        Ok((self.lora_rank > 0).then_some(Lora { rank: self.lora_rank, alpha: self.lora_alpha, targets }))
+    }
+
+    /// Whether the checkpoints of a run need the model that it began with.
+    pub(crate) fn needs_base(&self) -> bool {
+        self.lora_rank > 0 || matches!(self.start(), Start::Layerwise(_))
+    }
+
+    /// What the plan of a step is built for, `teacher` being the kind of attention of the model that a distillation begins
+    /// with. The settings have been validated.
+    pub fn train_shape(&self, teacher: AttentionKind) -> TrainShape {
+        let is_distilled = matches!(self.start(), Start::Layerwise(_));
         TrainShape {
             batch_size: self.batch_size,
             block_size: self.block_size,
@@ -60,6 +78,8 @@ impl Settings {
             },
             eval_batch_size: self.batch_size,
             decode: self.sample_interval > 0,
+            lora: self.lora().ok().flatten(),
+            distill: is_distilled.then_some(Distill { teacher, mix: self.distill_mix }),
         }
     }
 }

@@ -14,6 +14,21 @@ pub enum Start<'a> {
     Resume,
     /// The weights of a model, and nothing else of it: another run, from step 0.
     Model(&'a str),
+    /// The same; and attention learns, layer by layer, what that of the model does.
+    Layerwise(&'a str),
+}
+
+/// What stands before the name of the model in a layer-wise distillation.
+const LAYERWISE: &str = "layerwise:";
+
+impl<'a> Start<'a> {
+    /// The model that the run begins with, if it begins with one.
+    pub fn model(self) -> Option<&'a str> {
+        match self {
+            Start::Model(name) | Start::Layerwise(name) => Some(name),
+            Start::Scratch | Start::Resume => None,
+        }
+    }
 }
 
 impl Settings {
@@ -22,7 +37,7 @@ impl Settings {
         match self.init_from.as_str() {
             "scratch" => Start::Scratch,
             "resume" => Start::Resume,
-            model => Start::Model(model),
+            model => model.strip_prefix(LAYERWISE).map_or(Start::Model(model), Start::Layerwise),
         }
     }
 
@@ -95,6 +110,8 @@ mod tests {
         assert_eq!(start("resume").start(), Start::Resume);
         assert_eq!(start("gpt2").start(), Start::Model("gpt2"));
         assert_eq!(start("./resume").start(), Start::Model("./resume"));
+        assert_eq!(start("layerwise:out/a").start(), Start::Layerwise("out/a"));
+        assert_eq!(start("./layerwise:out/a").start().model(), Some("./layerwise:out/a"));
     }
 
     #[test]

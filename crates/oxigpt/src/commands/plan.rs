@@ -11,7 +11,7 @@ use crate::cli::PlanArgs;
 use crate::configure;
 use crate::fetch;
 use crate::hint::CliError;
-use crate::report::{bytes, duration, metric, thousands};
+use crate::report::{bytes, duration, metric, parameters, thousands};
 
 /// Everything that the plan says of a run.
 struct Outlook {
@@ -70,6 +70,7 @@ impl Outlook {
         memory.insert("to save from".to_owned(), json!(estimate.checkpoint_buffer_bytes));
         json!({
             "parameters": estimate.parameters.total,
+            "trained_parameters": estimate.trained,
             "vocab_size": estimate.config.vocab_size,
             "tokens_per_step": estimate.tokens_per_step,
             "steps": self.steps(),
@@ -103,7 +104,7 @@ impl Outlook {
                 config.block_size,
                 thousands(config.vocab_size as u64),
             ),
-            format!("parameters       {}\n", thousands(estimate.parameters.total as u64)),
+            format!("parameters       {}\n", parameters(estimate.parameters.total, estimate.trained)),
             if settings.eval_only {
                 format!(
                     "pass             {} tokens = {shape} (sequences x tokens)\n",

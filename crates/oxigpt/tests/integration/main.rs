@@ -22,3 +22,4 @@ mod start;
 mod support;
 mod tokenizer;
 mod train;
+mod tuning;
