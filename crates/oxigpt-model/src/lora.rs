@@ -11,6 +11,7 @@ use oxigpt_compute::philox::Stream;
 
 use crate::init::fnv1a;
 use crate::tensors::missing;
+use crate::weights::WPE;
 use crate::{Error, ModelConfig, TensorSource};
 
 /// Linear layers of a block, with their inputs and outputs in multiples of the width.
@@ -140,7 +141,7 @@ impl TensorSource for InitialLora<'_> {
 }
 
 /// A base with its adapters merged in: exactly the tensors of the base, an adapted matrix being `W + (alpha / rank) A B`,
-/// summed in float64. The base itself is only read.
+/// summed in float64. Positions that the adapted model has given up are left out. The base itself is only read.
 #[derive(Debug)]
 pub struct Merged<B, A> {
     /// The model that was adapted.
@@ -149,6 +150,8 @@ pub struct Merged<B, A> {
     pub lora: Lora,
     /// Their tensors.
     pub adapters: A,
+    /// Positions of the adapted model, at most those of the base.
+    pub block_size: usize,
 }
 
 impl<B: TensorSource, A: TensorSource> TensorSource for Merged<B, A> {
@@ -157,11 +160,21 @@ impl<B: TensorSource, A: TensorSource> TensorSource for Merged<B, A> {
     }
 
     fn shapes(&self) -> Vec<(String, Vec<usize>)> {
-        self.base.shapes()
+        let mut shapes = self.base.shapes();
+        for (_, shape) in shapes.iter_mut().filter(|(name, _)| name == WPE) {
+            shape[0] = shape[0].min(self.block_size);
+        }
+        shapes
     }
 
     fn read(&self, name: &str) -> Result<Cow<'_, [f32]>, Error> {
         let base = self.base.read(name)?;
+        if name == WPE {
+            let shapes = self.shapes();
+            let len =
+                shapes.iter().find(|(own, _)| own == WPE).map_or(0, |(_, shape)| shape.iter().product());
+            return Ok(base[..len].to_vec().into());
+        }
         match name.strip_suffix(".weight") {
             Some(layer) if self.lora.targets.names().any(|target| layer.ends_with(&format!(".{target}"))) => {
                 let [a, b] = tensor_names(layer);
@@ -268,7 +281,7 @@ mod tests {
     #[test]
     fn merging_adds_the_scaled_product() {
         let lora = Lora { rank: 1, alpha: 0.5, targets: LoraTargets::parse("c_attn").unwrap() };
-        let merged = Merged { base: (), lora, adapters: () };
+        let merged = Merged { base: (), lora, adapters: (), block_size: 1 };
         assert_eq!(
             merged.merge(&[1.0, 2.0, 3.0, 4.0], &[2.0, 4.0], &[10.0, 100.0]),
             [11.0, 102.0, 23.0, 204.0]

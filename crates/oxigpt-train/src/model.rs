@@ -98,7 +98,9 @@ impl Model {
         let has_config = path.join("config.json").exists();
         let config = if has_config { open_config(&path)? } else { base.config.clone() };
         let (lora, adapters) = open_adapters(&path, &config)?;
-        let weights = ModelWeights::Adapted(Box::new(Merged { base: base.weights, lora, adapters }));
+        let block_size = config.block_size;
+        let weights =
+            ModelWeights::Adapted(Box::new(Merged { base: base.weights, lora, adapters, block_size }));
         let name = path.display().to_string();
         Ok(Model { name, config, weights, tokenizer: tokenizer_beside(&path)?.or(base.tokenizer), path })
     }

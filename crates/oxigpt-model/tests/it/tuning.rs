@@ -135,8 +135,12 @@ fn merged_weights_give_the_same_losses() {
         }
         let expected = run.loss_on_text();
 
-        let merged =
-            Merged { base: Initial { config: &config, seed: SEED }, lora: lora(), adapters: run.adapters() };
+        let merged = Merged {
+            base: Initial { config: &config, seed: SEED },
+            lora: lora(),
+            adapters: run.adapters(),
+            block_size: config.block_size,
+        };
         let (plan, parameters, pass) = eval_plan(&config, ROWS, config.block_size).unwrap();
         let mut session = Session::new(plan, (target.backend)()).unwrap();
         parameters.upload(&mut session, &merged).unwrap();

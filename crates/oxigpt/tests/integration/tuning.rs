@@ -64,8 +64,9 @@ fn adapters_are_trained_saved_used_and_merged() {
             "base.json",
             "config.json",
             "optimizer.safetensors",
-            "oxigpt-tokenizer.json",
             "state.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
         ]
     );
     let config: Value =
@@ -110,16 +111,26 @@ fn a_base_that_is_gone_or_another_one() {
     place.write("base/checkpoints/step-00000040/model.safetensors", other);
     let filters = vec![(r"[0-9a-f]{12}", "[HASH]")];
     insta::with_settings!({ filters => filters }, {
-        assert_snapshot!(place.run(&["sample", "--from=lora"]), @r"
+        assert_snapshot!(place.run(&["sample", "--from=lora"]), @"
+        exit 1
+        --- stdout
+        --- stderr
+        error: lora/checkpoints/step-00000040 belongs to the model base (weights [HASH]), but at [PLACE]/base/checkpoints/step-00000040 there is another one now: weights [HASH]
+        hint: put the model back that it was, or begin another run with --init_from=MODEL --out_dir=NEW
         ");
-        assert_snapshot!(place.run(&["train", "--init_from=resume", "--out_dir=lora", "--max_iters=50"]), @r"
-        ");
+        let resumed = place.failed(&["train", "--init_from=resume", "--out_dir=lora", "--max_iters=50"]);
+        assert!(resumed.contains("error: lora/checkpoints/step-00000040 belongs to the model base"), "{resumed}");
     });
     // The right one again, and then none.
     place.write("base/checkpoints/step-00000040/model.safetensors", own);
     place.done(&["sample", "--from=lora", "--max-new-tokens=1"]);
     fs_err::rename(&base, place.path().join("elsewhere")).unwrap();
-    assert_snapshot!(place.run(&["eval", "--from=lora", "--data=cat"]), @r"
+    assert_snapshot!(place.run(&["eval", "--from=lora", "--data=cat"]), @"
+    exit 1
+    --- stdout
+    --- stderr
+    error: lora/checkpoints/step-00000040 needs the model base, which is not at [PLACE]/base/checkpoints/step-00000040 any more
+    hint: put it back there; a model of the hub is fetched again by `oxigpt sample --from base`
     ");
 }
 
@@ -127,16 +138,37 @@ fn a_base_that_is_gone_or_another_one() {
 fn adapters_that_cannot_be() {
     let place = place();
     let refused = |more: &[&str]| place.run(&with(&ADAPTED[..4], more));
-    assert_snapshot!(refused(&["--lora_rank=4", "--lora_targets=c_attn,lm_head"]), @r"
+    assert_snapshot!(refused(&["--lora_rank=4", "--lora_targets=c_attn,lm_head"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: no linear layer of a block is called `lm_head`
+    hint: the linear layers are attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj: name some, separated by commas
     ");
-    assert_snapshot!(refused(&["--lora_rank=33"]), @r"
+    assert_snapshot!(refused(&["--lora_rank=33"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: lora_rank is 33, but must be between 1 and n_embd = 32
+    hint: 4 to 64 are usual: --lora_rank=16
     ");
-    assert_snapshot!(refused(&["--lora_rank=4", "--lora_alpha=-1"]), @r"
+    assert_snapshot!(refused(&["--lora_rank=4", "--lora_alpha=-1"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: lora_alpha is -1, but must be a number above 0
+    hint: what adapters change is scaled by lora_alpha / lora_rank: --lora_alpha=16
     ");
-    assert_snapshot!(place.run(&["train", "tiny.toml", "--lora_rank=4"]), @r"
+    assert_snapshot!(place.run(&["train", "tiny.toml", "--lora_rank=4"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: lora_rank = 4, but the run begins with random weights
+    hint: adapters need a model that they adapt: add --from=MODEL, or leave out lora_rank
     ");
     let plan = place.output(&["plan", "tiny.toml", "--from=base", "--lora_rank=0", "--lora_targets=c_fc"]);
-    assert_snapshot!(String::from_utf8(plan.stderr).unwrap(), @r"
+    assert_snapshot!(String::from_utf8(plan.stderr).unwrap(), @"
+    warning: lora_rank = 0: there are no adapters, whatever lora_alpha and lora_targets say
     ");
 }
 
@@ -175,12 +207,37 @@ fn a_layer_wise_distillation() {
     assert!(place.path().join("adapted/checkpoints/step-00000005/adapter_model.safetensors").exists());
 
     let refused = |more: &[&str]| place.run(&with(&["train", "tiny.toml", "--out_dir=none"], more));
-    assert_snapshot!(refused(&["--from=base", "--distill_mix=0.5"]), @r"
+    assert_snapshot!(refused(&["--from=base", "--distill_mix=0.5"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: distill_mix = 0.5, but nothing is distilled
+    hint: a layer-wise distillation begins with --init_from=layerwise:MODEL
     ");
-    assert_snapshot!(refused(&["--init_from=layerwise:base", "--distill_mix=1.5"]), @r"
+    assert_snapshot!(refused(&["--init_from=layerwise:base", "--distill_mix=1.5"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: `distill_mix` is 1.5
+    hint: it must be between 0, the squared error alone, and 1, the loss on the text alone
     ");
-    assert_snapshot!(refused(&["--init_from=layerwise:nowhere"]), @r"
+    assert_snapshot!(refused(&["--init_from=layerwise:nowhere"]), @"
+    exit 1
+    --- stdout
+    --- stderr
+    error: there is no model nowhere: no such file or directory
+    hint: check the path; models of the Hugging Face hub are gpt2, gpt2-medium, gpt2-large, gpt2-xl and OWNER/NAME
     ");
+}
+
+/// A shorter context than the base has.
+#[test]
+fn adapters_of_a_base_that_is_cropped() {
+    let place = place();
+    place.done(&with(&ADAPTED, &["--block_size=8", "--max_iters=5"]));
+    place.done(&["convert", "lora", "merged", "--to=hf"]);
+    assert_eq!(loss(&place, "merged"), loss(&place, "lora"));
+    place.done(&["train", "--init_from=resume", "--out_dir=lora", "--max_iters=10"]);
 }
 
 /// Frozen weights have neither gradients nor moments.
