@@ -149,7 +149,13 @@ impl Feed {
         let mut x_btc =
             forward(b, config, weights, tokens, Some(position), None, |b, layer, block, normed_btc| {
                 attention(b, block, normed_btc, |b, qkv_bt3c| {
-                    b.cached_attention(qkv_bt3c, caches[layer], (position, length), config.n_head, config.attention)
+                    b.cached_attention(
+                        qkv_bt3c,
+                        caches[layer],
+                        (position, length),
+                        config.n_head,
+                        config.attention,
+                    )
                 })
             });
         let row = (len > 1).then(|| b.input_u32(&format!("{name}_row"), &[1], len as u32));

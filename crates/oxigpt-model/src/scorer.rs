@@ -177,7 +177,13 @@ impl Piece {
         let x_btc =
             forward(b, config, weights, tokens_bt, Some(position), None, |b, layer, block, normed_btc| {
                 attention(b, block, normed_btc, |b, qkv_bt3c| {
-                    b.cached_attention(qkv_bt3c, caches[layer], (position, lengths), config.n_head, config.attention)
+                    b.cached_attention(
+                        qkv_bt3c,
+                        caches[layer],
+                        (position, lengths),
+                        config.n_head,
+                        config.attention,
+                    )
                 })
             });
         let classified = classify.then(|| {

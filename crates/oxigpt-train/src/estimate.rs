@@ -46,7 +46,8 @@ impl Estimate {
         if settings.eval_only {
             return Estimate::of_evaluation(settings, &config, scored);
         }
-        let (plan, handles) = TrainPlan::build_scoring(&config, &settings.train_shape(AttentionKind::Softmax), scored)?;
+        let (plan, handles) =
+            TrainPlan::build_scoring(&config, &settings.train_shape(AttentionKind::Softmax), scored)?;
         let plan = plan.with_precision(settings.precision());
         Ok(Estimate::of_plan(settings, &config, &plan, &handles))
     }

@@ -12,6 +12,8 @@ pub(crate) const RECIPES: &[(&str, &str)] = &[
     ("finetune-shakespeare", include_str!("../../../configs/finetune-shakespeare.toml")),
     ("gaussian-from-gpt2", include_str!("../../../configs/gaussian-from-gpt2.toml")),
     ("pointwise-from-gpt2", include_str!("../../../configs/pointwise-from-gpt2.toml")),
+    ("gaussian-lora-from-gpt2", include_str!("../../../configs/gaussian-lora-from-gpt2.toml")),
+    ("gaussian-layerwise-from-gpt2", include_str!("../../../configs/gaussian-layerwise-from-gpt2.toml")),
     ("eval-gpt2", include_str!("../../../configs/eval-gpt2.toml")),
     ("eval-gpt2-medium", include_str!("../../../configs/eval-gpt2-medium.toml")),
     ("eval-gpt2-large", include_str!("../../../configs/eval-gpt2-large.toml")),

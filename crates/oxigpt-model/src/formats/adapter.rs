@@ -69,7 +69,7 @@ pub fn save_adapters(
 fn peft_type(config: &ModelConfig) -> String {
     match config.attention {
         AttentionKind::Softmax => LORA.into(),
-        kind => format!("{LORA} of {} attention", kind),
+        kind => format!("{LORA} of {kind} attention"),
     }
 }
 

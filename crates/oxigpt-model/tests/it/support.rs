@@ -7,7 +7,7 @@ use oxigpt_compute::reference::Reference;
 use oxigpt_compute::{Backend, Builder, Data, PhaseId, Plan, Precision, Session, TensorId};
 use oxigpt_model::{
     AdamWConfig, AttentionKind, AttentionScale, Gelu, MappedTensors, ModelConfig, NamedTensors, TensorSource,
-    TensorTable, Trained, Weights, attention, forward, map_tensors,
+    TensorTable, Trained, Weights, forward, map_tensors,
 };
 use serde_json::Value;
 
@@ -187,7 +187,7 @@ impl AllLogits {
         let phase = b.begin("logits");
         let tokens = b.input_u32("tokens", &[batch, config.block_size], config.vocab_size as u32);
         let x_btc = forward(&mut b, config, &weights, tokens, None, None, |b, _, block, normed_btc| {
-            attention(b, block, normed_btc, |b, qkv_bt3c| {
+            oxigpt_model::attention(b, block, normed_btc, |b, qkv_bt3c| {
                 b.attention(qkv_bt3c, config.n_head, config.attention, None)
             })
         });

@@ -263,6 +263,20 @@ fn a_student_learns_what_its_teacher_does() {
     }
 }
 
+/// Every other kind of attention learns from softmax, alone or with adapters.
+#[test]
+fn students_of_other_kinds_learn() {
+    let distill = Some(Distill { teacher: AttentionKind::Softmax, mix: 0.0 });
+    for kind in ["gaussian", "gaussian-poly-3", "pointwise-gelu"] {
+        let config = ModelConfig { attention: attention(kind), ..small() };
+        for lora in [None, Some(lora())] {
+            let mut run = Run::new(&config, &shape(&config, lora, distill), &CPU);
+            let losses: Vec<f64> = (0..40).map(|step| run.step(step)).collect();
+            assert!(losses[0] > 0.0 && losses[39] < 0.8 * losses[0], "{kind}, {lora:?}: {losses:?}");
+        }
+    }
+}
+
 /// The share of the text in what is minimised.
 #[test]
 fn distillation_mixes_with_the_loss_on_the_text() {

@@ -2,7 +2,8 @@
 
 use oxigpt_compute::Precision;
 use oxigpt_model::{
-    AdamWConfig, AttentionError, AttentionKind, AttentionScale, Distill, Lora, LoraTargets, ModelConfig, TrainShape,
+    AdamWConfig, AttentionError, AttentionKind, AttentionScale, Distill, Lora, LoraTargets, ModelConfig,
+    TrainShape,
 };
 
 use super::{Settings, Start};
