@@ -101,14 +101,14 @@ Examples:
   oxigpt train ./mine.toml --dataset=data/mine          a file of your own
   oxigpt train --init_from=resume --out_dir=out/demo    go on with a run as if it had not stopped
   oxigpt train --from gpt2 --dataset=data/mine          a new run with the weights of a model
-  oxigpt train --from gpt2 --dataset=mine --lora_rank=16   the same, by low-rank adapters alone
+  oxigpt train --from gpt2 --lora_rank=16               the same, by low-rank adapters alone
 
 Ways to start:
   --init_from=scratch     random weights
   --init_from=resume      the run in out_dir goes on: weights, moments, step, place in the same data
   --init_from=MODEL       a new run, from step 0, with the weights of a model, on other data
   --from=MODEL            short for it; --init_from=finetune --from=MODEL is the same
-  --init_from=layerwise:MODEL   the same, and attention alone learns, layer by layer, what the model's does
+  --init_from=layerwise:MODEL   the same; attention alone learns, layer by layer, from the model's
 The model brings its shape and its vocabulary; --dropout is free, --block_size can be lowered.
 
 ",

@@ -114,8 +114,8 @@ fn every_key_of_a_configuration() {
 
     Run:
           --out_dir <TEXT>    run directory: configuration, metrics, checkpoints [default: "out"]
-          --init_from <TEXT>  scratch; resume: go on with the run in out_dir; or a MODEL to begin a new
-                              run with [default: "scratch"]
+          --init_from <TEXT>  scratch; resume: go on with the run in out_dir; a MODEL to begin a new run
+                              with; or layerwise:MODEL [default: "scratch"]
           --seed <N>          seed of initialisation, batches, dropout and samples [default: 1337]
           --device <TEXT>     where the run computes [default: "cpu"]
           --dtype <TEXT>      operands of matrix products: float32 or bfloat16 [default: "float32"]
@@ -151,10 +151,20 @@ fn every_key_of_a_configuration() {
           --attn_clamp [<BOOL>]  whether weights of gaussian-poly-N are zero below its range, where they
                                  would grow again [default: false]
 
+    Tuning:
+          --lora_rank <N>        rank of low-rank adapters that are trained instead of the weights
+                                 (LoRA); 0 = none [default: 0]
+          --lora_alpha <X>       what the adapters change is scaled by lora_alpha / lora_rank [default:
+                                 16.0]
+          --lora_targets <TEXT>  linear layers with adapters, of attn.c_attn, attn.c_proj, mlp.c_fc,
+                                 mlp.c_proj [default: "c_attn,attn.c_proj"]
+          --distill_mix <X>      share of the loss on the text in what a layer-wise distillation
+                                 minimises [default: 0.0]
+
     Optimizer:
           --learning_rate <X>   highest learning rate [default: 0.0006]
           --max_iters <N>       steps (optimizer updates) in the run [default: 600000]
-          --weight_decay <X>    AdamW's decay of matrices and embeddings [default: 0.1]
+          --weight_decay <X>    AdamW's decay of matrices and embeddings, and of adapters [default: 0.1]
           --beta1 <X>           AdamW's first-moment decay rate [default: 0.9]
           --beta2 <X>           AdamW's second-moment decay rate [default: 0.95]
           --grad_clip <X>       largest global gradient norm; 0 = no clipping [default: 1.0]
@@ -235,12 +245,14 @@ fn train() {
       oxigpt train ./mine.toml --dataset=data/mine          a file of your own
       oxigpt train --init_from=resume --out_dir=out/demo    go on with a run as if it had not stopped
       oxigpt train --from gpt2 --dataset=data/mine          a new run with the weights of a model
+      oxigpt train --from gpt2 --lora_rank=16               the same, by low-rank adapters alone
 
     Ways to start:
       --init_from=scratch     random weights
       --init_from=resume      the run in out_dir goes on: weights, moments, step, place in the same data
       --init_from=MODEL       a new run, from step 0, with the weights of a model, on other data
       --from=MODEL            short for it; --init_from=finetune --from=MODEL is the same
+      --init_from=layerwise:MODEL   the same; attention alone learns, layer by layer, from the model's
     The model brings its shape and its vocabulary; --dropout is free, --block_size can be lowered.
 
     A MODEL is one of, as its content shows:
