@@ -80,7 +80,7 @@ fn keys_that_are_none() {
     ");
     assert_snapshot!(refused(&["plan", "n_layer=2"]), @"
     exit 2
-    error: unknown recipe `n_layer=2`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, gaussian-from-gpt2, pointwise-from-gpt2, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
+    error: unknown recipe `n_layer=2`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, gaussian-from-gpt2, pointwise-from-gpt2, gaussian-lora-from-gpt2, gaussian-layerwise-from-gpt2, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
     hint: a key is written with two dashes: --n_layer=2
     ");
     assert_snapshot!(refused(&["plan", "----n_layer=2"]), @"
@@ -252,7 +252,7 @@ fn files_that_are_no_recipes() {
     exit 2
     --- stdout
     --- stderr
-    error: unknown recipe `.`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, gaussian-from-gpt2, pointwise-from-gpt2, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
+    error: unknown recipe `.`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, gaussian-from-gpt2, pointwise-from-gpt2, gaussian-lora-from-gpt2, gaussian-layerwise-from-gpt2, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
     hint: a file of your own is named by its path, such as ./mine.toml
     ");
 }
@@ -261,12 +261,12 @@ fn files_that_are_no_recipes() {
 fn names_that_are_no_recipes() {
     assert_snapshot!(refused(&["plan", "shakespear"]), @"
     exit 2
-    error: unknown recipe `shakespear`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, gaussian-from-gpt2, pointwise-from-gpt2, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
+    error: unknown recipe `shakespear`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, gaussian-from-gpt2, pointwise-from-gpt2, gaussian-lora-from-gpt2, gaussian-layerwise-from-gpt2, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
     hint: did you mean `shakespeare-char-cpu`?
     ");
     assert_snapshot!(refused(&["plan", "my-own"]), @"
     exit 2
-    error: unknown recipe `my-own`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, gaussian-from-gpt2, pointwise-from-gpt2, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
+    error: unknown recipe `my-own`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, gaussian-from-gpt2, pointwise-from-gpt2, gaussian-lora-from-gpt2, gaussian-layerwise-from-gpt2, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
     hint: a file of your own is named by its path, such as ./mine.toml
     ");
 }
