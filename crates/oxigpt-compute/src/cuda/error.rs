@@ -107,12 +107,6 @@ pub enum CudaError {
         /// What can be done.
         widest: usize,
     },
-    /// A kind of attention that is not wired up yet.
-    #[error("attention `{kind}` is not available on the GPU yet")]
-    Attention {
-        /// Its name.
-        kind: String,
-    },
     /// cuBLASLt knows no way to do a product.
     #[error("cuBLASLt has no algorithm for the product {product}")]
     NoAlgorithm {
@@ -143,7 +137,6 @@ impl CudaError {
             CudaError::Call { .. } => {
                 "nvidia-smi shows whether the GPU is well; compute-sanitizer finds what a kernel did wrong"
             }
-            CudaError::Attention { .. } => "use --device=cpu",
             CudaError::WideHead { .. } => "use more heads (n_head), or --device=cpu",
             CudaError::Compile { .. } | CudaError::NoAlgorithm { .. } => {
                 "this is a mistake of ours or a version that we do not know: please report it with the \
