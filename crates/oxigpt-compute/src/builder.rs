@@ -269,8 +269,9 @@ impl Builder {
         out
     }
 
-    /// Attention of new positions over a cache of keys and values, `[B, S, C]` each. `lengths` is for kinds that depend
-    /// on the length of the whole text, `[B]` counters, and no other heeds it.
+    /// Attention of new positions over a cache of keys and values, `[B, S, C]` each. One sequence may have a cache of several:
+    /// all of them get its keys and values. `lengths` is for kinds that depend on the length of the whole text, `[B]`
+    /// counters, and no other heeds it.
     pub fn cached_attention(
         &mut self,
         qkv: TensorId,
@@ -280,10 +281,11 @@ impl Builder {
         kind: AttentionKind,
     ) -> TensorId {
         let (batch, t, c) = (self.shape(qkv)[0], self.shape(qkv)[1], self.width(qkv) / 3);
-        let cached = self.shape(k_cache)[1];
+        let (caches, cached) = (self.shape(k_cache)[0], self.shape(k_cache)[1]);
         assert_eq!(c % n_head, 0, "width not divisible by heads");
-        assert_eq!(self.shape(k_cache), [batch, cached, c], "cache of another shape");
-        assert_eq!(self.shape(v_cache), [batch, cached, c], "cache of another shape");
+        assert!(caches == batch || batch == 1, "more sequences than caches");
+        assert_eq!(self.shape(k_cache), [caches, cached, c], "cache of another shape");
+        assert_eq!(self.shape(v_cache), [caches, cached, c], "cache of another shape");
         assert!(t <= cached, "more new positions than the cache holds");
         self.assert_below(position, cached - t + 1);
         let lengths = lengths.filter(|_| kind.depends_on_length());

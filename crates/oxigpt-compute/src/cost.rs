@@ -55,7 +55,7 @@ impl Op {
             Op::Attention { qkv, .. } => 2.0 * causal(qkv),
             Op::AttentionBackward { qkv, .. } => 5.0 * causal(qkv),
             Op::CachedAttention { qkv, k_cache, .. } => {
-                4.0 * rows(qkv) / plan.tensor(qkv).shape[0] as f64 * len(k_cache)
+                4.0 * rows(qkv) * len(k_cache) / plan.tensor(k_cache).shape[0] as f64
             }
             Op::Classifier { x, w, grad, .. } => {
                 let products = grad.map_or(1.0, |grad| if grad.dw.is_some() { 3.0 } else { 2.0 });

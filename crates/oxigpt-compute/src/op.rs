@@ -291,9 +291,9 @@ pub enum Op {
     CachedAttention {
         /// `[B, T, 3C]`.
         qkv: TensorId,
-        /// `[B, S, C]`.
+        /// `[B, S, C]`; where B is 1, of any number of sequences, which all get the same keys and values.
         k_cache: TensorId,
-        /// `[B, S, C]`.
+        /// As `k_cache`.
         v_cache: TensorId,
         /// `[1]` U32; `position + T <= S`.
         position: TensorId,

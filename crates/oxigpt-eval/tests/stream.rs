@@ -25,7 +25,7 @@ fn windows(max_tokens: Option<u64>) -> EvalWindows {
 /// Evaluates in passes of `batch_size`; gives the loss, and what `progress` heard.
 fn run(backend: Box<dyn Backend>, batch_size: usize, windows: &EvalWindows) -> (Loss, Vec<u64>) {
     let Pretrained { config, weights, .. } = open_pretrained(fixture("hf-gpt2")).expect("the model loads");
-    let (plan, table, pass) = eval_plan(&config, batch_size, 24).expect("the model can be evaluated");
+    let (plan, table, pass) = eval_plan(&config, batch_size, 24, None).expect("the model can be evaluated");
     let mut session = Session::new(plan, backend).expect("the model fits");
     table.upload(&mut session, &weights).expect("the weights are its own");
     let mut heard = Vec::new();
@@ -68,7 +68,7 @@ fn the_loss_does_not_depend_on_the_batch_size() {
 #[test]
 fn an_evaluation_that_is_broken_off_has_no_loss() {
     let Pretrained { config, weights, .. } = open_pretrained(fixture("hf-gpt2")).expect("the model loads");
-    let (plan, table, pass) = eval_plan(&config, 5, 24).expect("the model can be evaluated");
+    let (plan, table, pass) = eval_plan(&config, 5, 24, None).expect("the model can be evaluated");
     let mut session = Session::new(plan, cpu()).expect("the model fits");
     table.upload(&mut session, &weights).expect("the weights are its own");
     let mut passes = 0;

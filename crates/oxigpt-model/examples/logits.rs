@@ -9,13 +9,13 @@ use std::io::{self, Write};
 
 use oxigpt_compute::Session;
 use oxigpt_compute::cpu::{Cpu, CpuOptions};
-use oxigpt_model::{decode_plan, open_pretrained};
+use oxigpt_model::{DecodeShape, decode_plan, open_pretrained};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args().nth(1).ok_or("expected the path of a model")?;
     let rows: Vec<Vec<u32>> = serde_json::from_reader(io::stdin().lock())?;
     let model = open_pretrained(path)?;
-    let (plan, table, decoder) = decode_plan(&model.config)?;
+    let (plan, table, decoder) = decode_plan(&model.config, &DecodeShape::one(&model.config))?;
     let mut session = Session::new(plan, Box::new(Cpu::new(CpuOptions::all_cores())?))?;
     table.upload(&mut session, &model.weights)?;
     let mut all = Vec::new();
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut of_row = Vec::new();
         for fed in 1..=row.len() {
             let mut logits = Vec::new();
-            decoder.decode(&mut session, &row[..fed], &mut logits)?;
+            decoder.decode(&mut session, &[&row[..fed]], &mut logits)?;
             of_row.push(logits);
         }
         all.push(of_row);

@@ -1,48 +1,71 @@
 //! Generation with a cache of keys and values.
 //!
-//! Tokens are fed either in chunks (a prompt) or singly (each new token); both extend the cache. A chunk
-//! always has the same length: the last is begun early enough to end within `block_size`, and filled up with
-//! token 0 behind the prompt. What this leaves in the cache behind the prompt is overwritten before it is
+//! Tokens are fed either in chunks (a prompt) or singly (each new token); both extend the cache. A chunk has one of a
+//! few lengths: the last is begun early enough to end within the cache, and filled up with token 0 behind the prompt. What this leaves in the cache behind the prompt is overwritten before it is
 //! attended to.
 //!
 //! Where attention depends on the length of the whole text, what was cached of a shorter text is wrong: every new token
 //! then has the whole text fed again, with its length as an input.
+//! Several texts that begin alike are generated side by side: the prompt is fed once for all, and then a token of each, so
+//! that weights are read once for all of them. A text is the same, bit for bit, whatever lies beside it.
 
+use std::iter::once;
 use std::ops::ControlFlow;
 
 use oxigpt_compute::philox::Stream;
-use oxigpt_compute::{Builder, Data, PhaseId, Session, TensorId};
+use oxigpt_compute::{Builder, Data, PhaseId, Session, Storage, TensorId};
 
 use crate::init::fnv1a;
 use crate::{Error, ModelConfig, Weights, attention, forward, sample};
 
-/// Positions of a chunk at most: enough that products over it run at full speed.
-const CHUNK: usize = 64;
+/// Lengths of a chunk: short ones for short prompts; the longest is enough for products to run at full speed.
+const CHUNKS: [usize; 4] = [8, 16, 32, 64];
 
-/// Handles of the phases that generate, for one sequence.
-#[derive(Clone, Copy, Debug)]
+/// What a decoding plan is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeShape {
+    /// Texts side by side.
+    pub batch_size: usize,
+    /// Tokens that a text can be fed before its window slides, at most the model's.
+    pub positions: usize,
+    /// How matrices are kept.
+    pub storage: Storage,
+}
+
+impl DecodeShape {
+    /// One text in the model's whole context, in float32.
+    pub fn one(config: &ModelConfig) -> DecodeShape {
+        DecodeShape { batch_size: 1, positions: config.block_size, storage: Storage::Float32 }
+    }
+}
+
+/// Handles of the phases that generate, for some texts side by side.
+#[derive(Clone, Debug)]
 pub struct Decoder {
-    block_size: usize,
+    batch_size: usize,
+    positions: usize,
     vocab_size: usize,
     padded_vocab_size: usize,
     /// `[1]` U32: tokens of the whole text, where attention depends on it.
     length: Option<TensorId>,
-    prefill: Feed,
-    decode: Feed,
+    /// One for each length of a chunk, shortest first.
+    prefill: Vec<Feed>,
+    /// Absent where attention depends on the length of the text.
+    decode: Option<Feed>,
 }
 
-/// A phase that feeds a fixed number of tokens.
+/// A phase that feeds a fixed number of tokens to each of some texts.
 #[derive(Clone, Copy, Debug)]
 struct Feed {
-    /// How many.
-    len: usize,
-    /// `[1, len]` U32.
+    /// How many texts, and tokens of each.
+    shape: [usize; 2],
+    /// `[B, T]` U32.
     tokens: TensorId,
     /// `[1]` U32: where the first of them stands.
     position: TensorId,
     /// `[1]` U32: after which of them the logits are wanted; absent where there is one only.
     row: Option<TensorId>,
-    /// `[1, 1, Vp]`.
+    /// `[B, 1, Vp]`.
     logits: TensorId,
     phase: PhaseId,
 }
@@ -65,71 +88,111 @@ pub struct SampleOptions {
 }
 
 impl Decoder {
-    /// Declares caches and phases.
-    pub fn declare(b: &mut Builder, config: &ModelConfig, weights: &Weights) -> Decoder {
-        let shape = [1, config.block_size, config.n_embd];
+    /// Declares caches and phases for `batch_size` texts of `positions` tokens, which the model must have.
+    pub fn declare(
+        b: &mut Builder,
+        config: &ModelConfig,
+        weights: &Weights,
+        batch_size: usize,
+        positions: usize,
+    ) -> Decoder {
+        let shape = [batch_size, positions, config.n_embd];
         let mut cache = |kind: &str, layer: usize| b.cache(&format!("h.{layer}.{kind}_cache"), &shape);
         let caches: Vec<_> = (0..config.n_layer).map(|l| (cache("k", l), cache("v", l))).collect();
         let length = config.attention.depends_on_length().then(|| b.counters("text_length", &[1]));
         let mut feed =
-            |name: &str, len: usize| Feed::declare(b, config, weights, (&caches, length), (name, len));
+            |name: &str, shape| Feed::declare(b, config, weights, (&caches, length), (name, shape));
+        let longest = positions.min(CHUNKS[CHUNKS.len() - 1]);
+        let chunks = CHUNKS.into_iter().filter(|&len| len < longest).chain(once(longest));
         Decoder {
-            block_size: config.block_size,
+            batch_size,
+            positions,
             vocab_size: config.vocab_size,
             padded_vocab_size: config.padded_vocab_size(),
             length,
-            prefill: feed("prefill", CHUNK.min(config.block_size)),
-            decode: feed("decode", 1),
+            prefill: chunks.map(|len| feed(&format!("prefill_{len}"), [1, len])).collect(),
+            decode: length.is_none().then(|| feed("decode", [batch_size, 1])),
         }
     }
 
-    /// Positions: the most tokens that can be fed.
-    pub fn block_size(&self) -> usize {
-        self.block_size
+    /// Texts side by side.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
     }
 
-    /// Phase that feeds a chunk of a prompt.
-    pub fn prefill_phase(&self) -> PhaseId {
-        self.prefill.phase
+    /// The most tokens that can be fed.
+    pub fn positions(&self) -> usize {
+        self.positions
     }
 
-    /// Phase that feeds one token.
-    pub fn decode_phase(&self) -> PhaseId {
-        self.decode.phase
+    /// Phase that gives the next token: feeds one to every text, or where attention depends on the length of the text, a chunk.
+    pub fn step_phase(&self) -> PhaseId {
+        self.decode.as_ref().unwrap_or(&self.prefill[self.prefill.len() - 1]).phase
     }
 
-    /// Forgets what was cached and feeds `tokens` (at least one, at most `block_size`) from position 0. Gives
-    /// the logits after the last of them.
+    /// Forgets what was cached and feeds `tokens` (at least one, at most as many as there are positions) from position 0, the
+    /// same to every text. Gives the logits after the last of them.
     pub fn prefill(&self, session: &mut Session, tokens: &[u32], logits: &mut Vec<f64>) -> Result<(), Error> {
         if let Some(length) = self.length {
             session.upload(length, Data::U32(&[tokens.len() as u32]))?;
         }
-        let chunk = self.prefill.len;
-        let mut fed = 0;
+        let longest = &self.prefill[self.prefill.len() - 1];
+        let (mut chunk, mut fed) = (longest, 0);
         while fed < tokens.len() {
-            let start = fed.min(self.block_size - chunk);
-            let end = (start + chunk).min(tokens.len());
-            self.prefill.run(session, &tokens[start..end], start)?;
+            let fits = |chunk: &&Feed| chunk.shape[1] >= tokens.len() - fed;
+            chunk = self.prefill.iter().find(fits).unwrap_or(longest);
+            let start = fed.min(self.positions - chunk.shape[1]);
+            let end = (start + chunk.shape[1]).min(tokens.len());
+            chunk.run(session, &tokens[start..end], start)?;
             fed = end;
         }
-        self.logits(session, &self.prefill, logits)
+        self.logits(session, chunk, logits)
     }
 
-    /// Feeds the last of `tokens` (at least one, at most `block_size`), of which the others have been fed before; or all
-    /// of them again, where attention depends on the length of the text. Gives the logits after the last.
-    pub fn decode(&self, session: &mut Session, tokens: &[u32], logits: &mut Vec<f64>) -> Result<(), Error> {
-        if self.length.is_some() {
-            return self.prefill(session, tokens, logits);
+    /// Feeds the last token of each text (equally many, at least one, at most as many as there are positions), of which the
+    /// others have been fed before; or all of them again, where attention depends on the length of the text. Gives the
+    /// logits after the last, text by text.
+    ///
+    /// # Panics
+    /// If there are more texts than lie side by side, or none.
+    pub fn decode<R: AsRef<[u32]>>(
+        &self,
+        session: &mut Session,
+        texts: &[R],
+        logits: &mut Vec<f64>,
+    ) -> Result<(), Error> {
+        assert!((1..=self.batch_size).contains(&texts.len()), "more texts than lie side by side");
+        let Some(decode) = &self.decode else { return self.feed_again(session, texts, logits) };
+        let len = texts[0].as_ref().len();
+        let tokens: Vec<u32> = texts.iter().map(|text| text.as_ref()[len - 1]).collect();
+        decode.run(session, &tokens, len - 1)?;
+        self.logits(session, decode, logits)
+    }
+
+    /// Feeds texts anew, one after the other. Gives the logits after each.
+    fn feed_again<R: AsRef<[u32]>>(
+        &self,
+        session: &mut Session,
+        texts: &[R],
+        logits: &mut Vec<f64>,
+    ) -> Result<(), Error> {
+        let mut of_text = Vec::new();
+        logits.clear();
+        for text in texts {
+            self.prefill(session, text.as_ref(), &mut of_text)?;
+            logits.extend(&of_text);
         }
-        let last = tokens.len() - 1;
-        self.decode.run(session, &tokens[last..], last)?;
-        self.logits(session, &self.decode, logits)
+        Ok(())
     }
 
     fn logits(&self, session: &Session, feed: &Feed, logits: &mut Vec<f64>) -> Result<(), Error> {
-        logits.resize(self.padded_vocab_size, 0.0);
+        let (padded, words) = (self.padded_vocab_size, self.vocab_size);
+        logits.resize(feed.shape[0] * padded, 0.0);
         session.download_f64(feed.logits, logits)?;
-        logits.truncate(self.vocab_size);
+        for row in 1..feed.shape[0] {
+            logits.copy_within(row * padded..row * padded + words, row * words);
+        }
+        logits.truncate(feed.shape[0] * words);
         Ok(())
     }
 }
@@ -140,11 +203,11 @@ impl Feed {
         config: &ModelConfig,
         weights: &Weights,
         (caches, length): (&[(TensorId, TensorId)], Option<TensorId>),
-        (name, len): (&str, usize),
+        (name, shape): (&str, [usize; 2]),
     ) -> Feed {
-        let phase = b.begin(name);
-        let tokens = b.input_u32(&format!("{name}_tokens"), &[1, len], config.vocab_size as u32);
-        let last_position = (config.block_size - len) as u32;
+        let (phase, len) = (b.begin(name), shape[1]);
+        let tokens = b.input_u32(&format!("{name}_tokens"), &shape, config.vocab_size as u32);
+        let last_position = (b.shape(caches[0].0)[1] - len) as u32;
         let position = b.input_u32(&format!("{name}_position"), &[1], last_position + 1);
         let mut x_btc =
             forward(b, config, weights, tokens, Some(position), None, |b, layer, block, normed_btc| {
@@ -164,14 +227,14 @@ impl Feed {
         }
         let logits = b.unembed(x_btc, weights.wte);
         b.mark_output(logits);
-        Feed { len, tokens, position, row, logits, phase }
+        Feed { shape, tokens, position, row, logits, phase }
     }
 
-    /// Feeds `tokens`, at most `len`; the logits are those after the last of them.
+    /// Feeds `tokens`, for one text maybe fewer than it takes; the logits are those after the last of them.
     fn run(&self, session: &mut Session, tokens: &[u32], position: usize) -> Result<(), Error> {
-        let mut padded = [0; CHUNK];
-        padded[..tokens.len()].copy_from_slice(tokens);
-        session.upload(self.tokens, Data::U32(&padded[..self.len]))?;
+        let mut padded = tokens.to_vec();
+        padded.resize(self.shape[0] * self.shape[1], 0);
+        session.upload(self.tokens, Data::U32(&padded))?;
         session.upload(self.position, Data::U32(&[position as u32]))?;
         if let Some(row) = self.row {
             session.upload(row, Data::U32(&[tokens.len() as u32 - 1]))?;
@@ -183,7 +246,7 @@ impl Feed {
 
 /// Continues `prompt`: gives the new tokens, and each to `on_token` as it comes, which may end the text.
 ///
-/// The model sees at most the last `block_size` tokens. Beyond that the window slides, and is fed anew from
+/// The model sees at most the last tokens that it has positions for. Beyond that the window slides, and is fed anew from
 /// position 0 for every token, because positions are absolute.
 pub fn generate(
     session: &mut Session,
@@ -192,30 +255,85 @@ pub fn generate(
     options: &SampleOptions,
     on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Vec<u32>, Error> {
-    check(decoder, prompt, options)?;
-    let mut random = Stream::new(options.seed, fnv1a("sample"));
-    let mut tokens = prompt.to_vec();
+    let mut texts =
+        generate_side_by_side(session, decoder, prompt, &[*options], &mut |_, token| on_token(token))?;
+    Ok(texts.pop().unwrap_or_default())
+}
+
+/// Continues `prompt` in several ways at once, at most as many as the decoder has texts: [`generate`] for each of `options`.
+/// `on_token` hears the number of the text, and may end it.
+///
+/// # Panics
+/// If there are more options than texts.
+pub fn generate_side_by_side(
+    session: &mut Session,
+    decoder: &Decoder,
+    prompt: &[u32],
+    options: &[SampleOptions],
+    on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<Vec<Vec<u32>>, Error> {
+    assert!(options.len() <= decoder.batch_size, "more texts than lie side by side");
+    options.iter().try_for_each(|options| check(decoder, prompt, options))?;
+    let mut texts: Vec<Text> = options.iter().map(|&options| Text::new(prompt, options)).collect();
     let mut logits = Vec::new();
-    for new in 0..options.max_new_tokens {
-        let begin = tokens.len().saturating_sub(decoder.block_size);
-        let window = &tokens[begin..];
-        if new == 0 || begin > 0 {
-            decoder.prefill(session, window, &mut logits)?;
+    for len in prompt.len().. {
+        texts.iter_mut().for_each(|text| text.ended |= len == prompt.len() + text.options.max_new_tokens);
+        if texts.iter().all(|text| text.ended) {
+            break;
+        }
+        let begin = len.saturating_sub(decoder.positions);
+        // An ended text stays as it was, and is fed something of the right length.
+        let windows: Vec<_> = texts.iter().map(|text| text.window(begin, len)).collect();
+        if len == prompt.len() {
+            decoder.prefill(session, &prompt[begin..], &mut logits)?;
+        } else if begin > 0 {
+            decoder.feed_again(session, &windows, &mut logits)?;
         } else {
-            decoder.decode(session, window, &mut logits)?;
+            decoder.decode(session, &windows, &mut logits)?;
         }
-        logits.truncate(options.words.unwrap_or(logits.len()));
-        let token = sample(&logits, options.temperature, options.top_k, random.uniform())
-            .ok_or(Error::NotFinite { tokens: tokens.len() })?;
-        if options.stop == Some(token) {
-            break;
-        }
-        tokens.push(token);
-        if on_token(token).is_break() {
-            break;
+        for (row, text) in texts.iter_mut().enumerate().filter(|(_, text)| !text.ended) {
+            // After the prompt there is one row of logits for all.
+            let start = row * decoder.vocab_size % logits.len();
+            let token = text.next(&logits[start..start + decoder.vocab_size])?;
+            text.ended = token.is_none_or(|token| on_token(row, token).is_break());
         }
     }
-    Ok(tokens.split_off(prompt.len()))
+    Ok(texts.into_iter().map(|mut text| text.tokens.split_off(prompt.len())).collect())
+}
+
+/// A text being written.
+struct Text {
+    options: SampleOptions,
+    random: Stream,
+    /// The prompt and what has come.
+    tokens: Vec<u32>,
+    ended: bool,
+}
+
+impl Text {
+    fn new(prompt: &[u32], options: SampleOptions) -> Text {
+        let random = Stream::new(options.seed, fnv1a("sample"));
+        Text { options, random, tokens: prompt.to_vec(), ended: false }
+    }
+
+    /// Tokens `begin..len`, token 0 for those that have not come because the text ended.
+    fn window(&self, begin: usize, len: usize) -> Vec<u32> {
+        let token = |i| self.tokens.get(i).copied().unwrap_or(0);
+        (begin..len).map(token).collect()
+    }
+
+    /// Appends a word drawn from the logits after all words so far; `None` where the text ends instead.
+    fn next(&mut self, logits: &[f64]) -> Result<Option<u32>, Error> {
+        let SampleOptions { temperature, top_k, stop, words, .. } = self.options;
+        let logits = &logits[..words.map_or(logits.len(), |words| words.min(logits.len()))];
+        let token = sample(logits, temperature, top_k, self.random.uniform())
+            .ok_or(Error::NotFinite { tokens: self.tokens.len() })?;
+        if stop == Some(token) {
+            return Ok(None);
+        }
+        self.tokens.push(token);
+        Ok(Some(token))
+    }
 }
 
 fn check(decoder: &Decoder, prompt: &[u32], options: &SampleOptions) -> Result<(), Error> {

@@ -21,7 +21,7 @@ mod tensors;
 mod weights;
 
 pub use config::{ModelConfig, ParameterCount};
-pub use decoder::{Decoder, SampleOptions, generate};
+pub use decoder::{DecodeShape, Decoder, SampleOptions, generate, generate_side_by_side};
 pub use distill::Distill;
 pub use error::Error;
 pub use formats::{
@@ -31,7 +31,9 @@ pub use formats::{
 pub use gpt::{Site, attention, dropout_at, forward};
 pub use init::Initial;
 pub use lora::{InitialLora, Lora, LoraTargets, Merged};
-pub use oxigpt_compute::{Activation, AdamWConfig, AttentionError, AttentionKind, AttentionScale, Gelu};
+pub use oxigpt_compute::{
+    Activation, AdamWConfig, AttentionError, AttentionKind, AttentionScale, Gelu, Storage,
+};
 pub use plans::{Evaluate, Term, TrainPhases, TrainPlan, TrainShape, decode_plan, eval_plan, score_plan};
 pub use sampling::sample;
 pub use score_range::ScoreRange;

@@ -6,12 +6,12 @@
 
 use std::collections::HashMap;
 
-use oxigpt_compute::{AdamWConfig, Builder, Data, Op, PhaseId, Plan, Session, TensorId};
+use oxigpt_compute::{AdamWConfig, Builder, Data, Op, PhaseId, Plan, Session, Storage, TensorId};
 
 use crate::distill::{Distill, Teacher};
 use crate::{
-    Decoder, Error, Lora, ModelConfig, Scorer, Site, TensorTable, Trained, Weights, attention, dropout_at,
-    forward,
+    DecodeShape, Decoder, Error, Lora, ModelConfig, Scorer, Site, TensorTable, Trained, Weights, attention,
+    dropout_at, forward,
 };
 
 /// What a training plan is built for.
@@ -175,7 +175,7 @@ impl TrainPlan {
         b.adamw(norm, schedule, shape.optimizer);
 
         let evaluate = Evaluate::declare(b, config, &weights, shape.eval_batch_size, shape.block_size);
-        let decoder = shape.decode.then(|| Decoder::declare(b, config, &weights));
+        let decoder = shape.decode.then(|| Decoder::declare(b, config, &weights, 1, config.block_size));
         let scorer = scored.map(|[rows, positions]| Scorer::declare(b, config, &weights, rows, positions));
         let plan = std::mem::take(b).finish();
         let (gradients, moments) = optimizer_tables(&plan, update, [&weights.table, &weights.adapters]);
@@ -239,39 +239,42 @@ impl Evaluate {
     }
 }
 
-/// Builds a plan that evaluates, and nothing else.
+/// Builds a plan that evaluates, and nothing else. Matrices are kept as in training, or in a storage.
 pub fn eval_plan(
     config: &ModelConfig,
     batch_size: usize,
     block_size: usize,
+    storage: Option<Storage>,
 ) -> Result<(Plan, TensorTable, Evaluate), Error> {
     config.validate_batch("batch_size", batch_size, block_size)?;
     let mut b = Builder::new();
-    let weights = Weights::declare(&mut b, config, Trained::All);
+    let weights = Weights::declare_as(&mut b, config, Trained::All, storage);
     let evaluate = Evaluate::declare(&mut b, config, &weights, batch_size, block_size);
     Ok((b.finish(), weights.table, evaluate))
 }
 
 /// Builds a plan that scores `batch_size` sequences side by side, of at most `positions` tokens that are fed, and
-/// nothing else.
+/// nothing else. Matrices are kept as in training, or in a storage.
 pub fn score_plan(
     config: &ModelConfig,
     batch_size: usize,
     positions: usize,
+    storage: Option<Storage>,
 ) -> Result<(Plan, TensorTable, Scorer), Error> {
     config.validate_batch("batch_size", batch_size, positions)?;
     let mut b = Builder::new();
-    let weights = Weights::declare(&mut b, config, Trained::All);
+    let weights = Weights::declare_as(&mut b, config, Trained::All, storage);
     let scorer = Scorer::declare(&mut b, config, &weights, batch_size, positions);
     Ok((b.finish(), weights.table, scorer))
 }
 
 /// Builds a plan that generates, and nothing else.
-pub fn decode_plan(config: &ModelConfig) -> Result<(Plan, TensorTable, Decoder), Error> {
-    config.validate()?;
+pub fn decode_plan(config: &ModelConfig, shape: &DecodeShape) -> Result<(Plan, TensorTable, Decoder), Error> {
+    let DecodeShape { batch_size, positions, storage } = *shape;
+    config.validate_batch("num_samples", batch_size, positions)?;
     let mut b = Builder::new();
-    let weights = Weights::declare(&mut b, config, Trained::All);
-    let decoder = Decoder::declare(&mut b, config, &weights);
+    let weights = Weights::declare_stored(&mut b, config, storage);
+    let decoder = Decoder::declare(&mut b, config, &weights, batch_size, positions);
     Ok((b.finish(), weights.table, decoder))
 }
 

@@ -262,7 +262,7 @@ mod tests {
 
     /// Losses of all tokens but the first, in one pass.
     fn whole(row: &[u32]) -> Vec<f32> {
-        let (plan, table, pass) = eval_plan(&config(), 1, row.len() - 1).expect("a small model");
+        let (plan, table, pass) = eval_plan(&config(), 1, row.len() - 1, None).expect("a small model");
         let mut session = session(plan, &table);
         session.upload(pass.tokens, Data::U32(&row[..row.len() - 1])).expect("tokens");
         session.upload(pass.targets, Data::U32(&row[1..])).expect("targets");
@@ -285,7 +285,7 @@ mod tests {
         for positions in [1, 3, 8, 37, 128, 150] {
             let rows = [row(positions + 1, 1), row(positions.div_ceil(2) + 1, 2)];
             let expected = rows.each_ref().map(|row| whole(row));
-            let (plan, table, scorer) = score_plan(&config(), 3, positions).expect("a small model");
+            let (plan, table, scorer) = score_plan(&config(), 3, positions, None).expect("a small model");
             let mut session = session(plan, &table);
             for read in [0, 1, positions / 3, positions / 2, positions - 1] {
                 scorer.read(&mut session, &rows, 0..read).expect("its own words");
@@ -301,7 +301,7 @@ mod tests {
     /// What was scored behind a context does not change what is scored there next.
     #[test]
     fn a_context_serves_several_continuations() {
-        let (plan, table, scorer) = score_plan(&config(), 1, 60).expect("a small model");
+        let (plan, table, scorer) = score_plan(&config(), 1, 60, None).expect("a small model");
         let mut session = session(plan, &table);
         let context = row(20, 5);
         scorer.read(&mut session, &[&context], 0..19).expect("its own words");

@@ -99,6 +99,50 @@ pub struct TensorTableEntry {
     pub shape: Vec<usize>,
     /// The tensor of the plan.
     pub id: TensorId,
+    /// Whether the plan has rows and columns exchanged.
+    transposed: bool,
+}
+
+impl TensorTableEntry {
+    /// Elements as the plan has them, of `len`, from those in files.
+    fn to_plan<'a>(&self, mut data: Cow<'a, [f32]>, len: usize) -> Cow<'a, [f32]> {
+        if self.transposed {
+            return transpose(&data, self.shape[1]).into();
+        }
+        if data.len() < len {
+            data.to_mut().resize(len, 0.0);
+        }
+        match data {
+            Cow::Borrowed(data) => data[..len].into(),
+            Cow::Owned(mut data) => {
+                data.truncate(len);
+                data.into()
+            }
+        }
+    }
+
+    /// The other way round.
+    fn to_file(&self, mut data: Vec<f32>) -> Vec<f32> {
+        data.truncate(self.shape.iter().product());
+        if self.transposed { transpose(&data, self.shape[0]) } else { data }
+    }
+}
+
+/// A matrix of so many columns with rows and columns exchanged, in blocks that fit the first-level cache.
+fn transpose(from: &[f32], columns: usize) -> Vec<f32> {
+    const BLOCK: usize = 32;
+    let rows = from.len() / columns;
+    let mut to = vec![0.0; from.len()];
+    for first_row in (0..rows).step_by(BLOCK) {
+        for first_column in (0..columns).step_by(BLOCK) {
+            for column in first_column..(first_column + BLOCK).min(columns) {
+                for row in first_row..(first_row + BLOCK).min(rows) {
+                    to[column * rows + row] = from[row * columns + column];
+                }
+            }
+        }
+    }
+    to
 }
 
 /// Tensors of a plan by the names they have in files: a model's weights, or their gradients or moments.
@@ -109,7 +153,12 @@ pub struct TensorTable {
 
 impl TensorTable {
     pub(crate) fn push(&mut self, name: &str, shape: &[usize], id: TensorId) {
-        self.entries.push(TensorTableEntry { name: name.into(), shape: shape.into(), id });
+        self.entries.push(TensorTableEntry { name: name.into(), shape: shape.into(), id, transposed: false });
+    }
+
+    /// Adds a matrix of `shape` in files whose tensor has rows and columns exchanged.
+    pub(crate) fn push_transposed(&mut self, name: &str, shape: &[usize], id: TensorId) {
+        self.entries.push(TensorTableEntry { name: name.into(), shape: shape.into(), id, transposed: true });
     }
 
     /// The rows, in the order of their declaration.
@@ -141,14 +190,12 @@ impl TensorTable {
         session: &mut Session,
         source: &(impl TensorSource + ?Sized),
     ) -> Result<(), Error> {
-        for TensorTableEntry { name, id, .. } in &self.entries {
-            let mut data = source.read(name)?;
-            let len = session.plan().tensor(*id).len();
-            if data.len() < len {
-                data.to_mut().resize(len, 0.0);
-            }
-            session.upload(*id, Data::F32(&data[..len]))?;
-            source.release(name);
+        for entry in &self.entries {
+            let len = session.plan().tensor(entry.id).len();
+            let data = entry.to_plan(source.read(&entry.name)?, len);
+            session.upload(entry.id, Data::F32(&data))?;
+            drop(data);
+            source.release(&entry.name);
         }
         Ok(())
     }
@@ -180,7 +227,6 @@ impl TensorSource for SessionTensors<'_> {
         let entry = entry.ok_or_else(|| missing(self, name))?;
         let mut data = vec![0.0; self.session.plan().tensor(entry.id).len()];
         self.session.download(entry.id, &mut data)?;
-        data.truncate(entry.shape.iter().product());
-        Ok(data.into())
+        Ok(entry.to_file(data).into())
     }
 }

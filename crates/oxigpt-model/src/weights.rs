@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use oxigpt_compute::{Builder, LinearWeights, NormWeights, TensorId};
+use oxigpt_compute::{Builder, LinearWeights, NormWeights, Storage, TensorId};
 
 use crate::lora::tensor_names;
 use crate::{Lora, ModelConfig, TensorTable};
@@ -113,13 +113,36 @@ pub fn parameter_shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
 impl Weights {
     /// Declares every parameter of a model, the word embedding with padded rows.
     pub fn declare(b: &mut Builder, config: &ModelConfig, trained: Trained) -> Weights {
+        Self::declare_as(b, config, trained, None)
+    }
+
+    /// Declares them for a plan that only reads them: the matrices of linear layers and the word embedding in a storage.
+    pub fn declare_stored(b: &mut Builder, config: &ModelConfig, storage: Storage) -> Weights {
+        Self::declare_as(b, config, Trained::All, Some(storage))
+    }
+
+    pub(crate) fn declare_as(
+        b: &mut Builder,
+        config: &ModelConfig,
+        trained: Trained,
+        storage: Option<Storage>,
+    ) -> Weights {
         let mut ids = HashMap::new();
         let mut table = TensorTable::default();
         for (name, shape) in parameter_shapes(config) {
             let rows = if name == WTE { config.padded_vocab_size() } else { shape[0] };
             let padded = [&[rows], &shape[1..]].concat();
-            let id = if trained.has(&name) { b.parameter(&name, &padded) } else { b.frozen(&name, &padded) };
-            table.push(&name, &shape, id);
+            let id = match storage {
+                Some(storage) if name == WTE => b.stored(&name, [rows, shape[1]], storage),
+                Some(storage) if is_linear(&name) => b.stored(&name, [shape[1], shape[0]], storage),
+                _ if trained.has(&name) => b.parameter(&name, &padded),
+                _ => b.frozen(&name, &padded),
+            };
+            if storage.is_some() && is_linear(&name) {
+                table.push_transposed(&name, &shape, id);
+            } else {
+                table.push(&name, &shape, id);
+            }
             ids.insert(name, id);
         }
         let (adapters, mut adapter_of) = declare_adapters(b, config, trained);

@@ -1,10 +1,14 @@
 //! Times training steps and decoding of a model on random tokens: what a run would do, without data, files or waiting.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use oxigpt_compute::philox::Stream;
 use oxigpt_compute::{Cost, Data, OpTime, Session};
-use oxigpt_model::{AttentionKind, Decoder, Initial, ModelConfig, TrainPlan, decode_plan};
+use oxigpt_model::{
+    AttentionKind, DecodeShape, Decoder, Initial, SampleOptions, TrainPlan, decode_plan,
+    generate_side_by_side,
+};
 
 use crate::error::Error;
 use crate::machine;
@@ -90,6 +94,7 @@ pub fn time_steps(
     vocab_size: usize,
     (warm_up, n_steps): (usize, usize),
 ) -> Result<Steps, Error> {
+    settings.check_trainable()?;
     let config = settings.model_config(vocab_size);
     let mut shape = settings.train_shape(AttentionKind::Softmax);
     shape.targets_per_step = shape.batch_size * shape.block_size;
@@ -156,13 +161,15 @@ fn shares(session: &Session, handles: &TrainPlan) -> Vec<OpShare> {
 /// Times of decoding.
 #[derive(Clone, Debug)]
 pub struct Decoding {
-    /// Milliseconds of each timed token, shortest first.
-    pub token_ms: Vec<f64>,
-    /// Milliseconds that feeding the prompt took.
+    /// Texts side by side.
+    pub texts: usize,
+    /// Milliseconds of each timed step, a token of every text, shortest first.
+    pub step_ms: Vec<f64>,
+    /// Milliseconds from the prompt to the first token.
     pub prompt_ms: f64,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// What one token costs.
+    /// What one step costs, with as much cached as it can be.
     pub cost: Cost,
     /// Bytes of the plan and of what the backend takes beside it.
     pub memory_bytes: usize,
@@ -171,59 +178,74 @@ pub struct Decoding {
 impl Decoding {
     /// The middle one.
     pub fn median_ms(&self) -> f64 {
-        self.token_ms[self.token_ms.len() / 2]
+        self.step_ms[self.step_ms.len() / 2]
+    }
+
+    /// Tokens of all texts in a second, by the middle step.
+    pub fn tokens_per_s(&self) -> f64 {
+        1e3 * self.texts as f64 / self.median_ms()
     }
 }
 
-/// Times `n_tokens` tokens of one text, after a prompt; the model starts over where its context ends.
+/// Times `n_steps` tokens of some texts side by side, drawn as `oxigpt sample` does by default, after a prompt; the texts start
+/// over where the model's context ends.
 ///
 /// # Errors
 /// If there can be no such model, or no memory for it.
-pub fn time_decoding(settings: &Settings, vocab_size: usize, n_tokens: usize) -> Result<Decoding, Error> {
+pub fn time_decoding(
+    settings: &Settings,
+    vocab_size: usize,
+    texts: usize,
+    n_steps: usize,
+) -> Result<Decoding, Error> {
     let config = settings.model_config(vocab_size);
-    let (plan, table, decoder) = decode_plan(&config)?;
+    let prompt_tokens = (config.block_size / 4).clamp(1, 32);
+    let positions = config.block_size.min(prompt_tokens + n_steps);
+    let shape = DecodeShape { batch_size: texts, positions, storage: settings.decode_storage() };
+    let (plan, table, decoder) = decode_plan(&config, &shape)?;
     let mut session = machine::session(plan, settings.threads)?;
     table.upload(&mut session, &Initial { config: &config, seed: settings.seed })?;
-    let prompt_tokens = (config.block_size / 4).clamp(1, 32);
-    let mut decoding = Decoding {
-        token_ms: Vec::new(),
-        prompt_ms: 0.0,
-        prompt_tokens,
-        cost: session.plan().cost(decoder.decode_phase()),
-        memory_bytes: session.memory_bytes(),
-    };
-    decode(&mut session, &decoder, &config, settings.seed, n_tokens, &mut decoding)?;
-    decoding.token_ms.sort_by(f64::total_cmp);
-    Ok(decoding)
+    let prompt = random_tokens(prompt_tokens, config.vocab_size, settings.seed);
+    let (mut step_ms, mut prompt_ms) = (Vec::new(), 0.0);
+    // The first round fetches the memory.
+    decode(&mut session, &decoder, &prompt, settings.seed, 2)?;
+    while step_ms.len() < n_steps {
+        let rest = (n_steps - step_ms.len()).min(positions - prompt_tokens).max(1);
+        let mut times = decode(&mut session, &decoder, &prompt, settings.seed, rest + 1)?;
+        prompt_ms = times.remove(0);
+        step_ms.extend(times);
+    }
+    step_ms.sort_by(f64::total_cmp);
+    let cost = session.plan().cost(decoder.step_phase());
+    Ok(Decoding { texts, step_ms, prompt_ms, prompt_tokens, cost, memory_bytes: session.memory_bytes() })
 }
 
+/// Milliseconds until each of `n` tokens of the last text came, since the one before.
 fn decode(
     session: &mut Session,
     decoder: &Decoder,
-    config: &ModelConfig,
+    prompt: &[u32],
     seed: u64,
-    n_tokens: usize,
-    decoding: &mut Decoding,
-) -> Result<(), Error> {
-    let tokens = random_tokens(config.block_size, config.vocab_size, seed);
-    let (prompt, rest) = tokens.split_at(decoding.prompt_tokens);
-    let mut logits = Vec::new();
-    // The first round fetches the memory.
-    for timed in [false, true] {
-        let began = Instant::now();
-        decoder.prefill(session, prompt, &mut logits)?;
-        decoding.prompt_ms = began.elapsed().as_secs_f64() * 1e3;
-        for i in 0..if timed { n_tokens } else { 1 } {
-            let at = i % rest.len().max(1);
-            let began = Instant::now();
-            let text = &tokens[..(prompt.len() + at + 1).min(tokens.len())];
-            decoder.decode(session, text, &mut logits)?;
-            if timed {
-                decoding.token_ms.push(began.elapsed().as_secs_f64() * 1e3);
-            }
+    n: usize,
+) -> Result<Vec<f64>, Error> {
+    let options = |index| SampleOptions {
+        temperature: 0.8,
+        top_k: Some(200),
+        max_new_tokens: n,
+        seed: seed.wrapping_add(index as u64),
+        stop: None,
+        words: None,
+    };
+    let options: Vec<_> = (0..decoder.batch_size()).map(options).collect();
+    let (mut times, mut began) = (Vec::new(), Instant::now());
+    generate_side_by_side(session, decoder, prompt, &options, &mut |text, _| {
+        if text + 1 == options.len() {
+            times.push(began.elapsed().as_secs_f64() * 1e3);
+            began = Instant::now();
         }
-    }
-    Ok(())
+        ControlFlow::Continue(())
+    })?;
+    Ok(times)
 }
 
 #[cfg(test)]
@@ -261,9 +283,12 @@ mod tests {
     #[test]
     fn decoding_may_be_longer_than_the_context() {
         for block_size in [1, 8] {
-            let decoding = time_decoding(&Settings { block_size, ..tiny() }, 65, 20).unwrap();
-            assert_eq!(decoding.token_ms.len(), 20);
-            assert!(decoding.cost.flops > 0.0);
+            for (texts, dtype) in [(1, "float32"), (3, "bfloat16"), (2, "int8")] {
+                let settings = Settings { block_size, dtype: dtype.into(), ..tiny() };
+                let decoding = time_decoding(&settings, 65, texts, 20).unwrap();
+                assert_eq!((decoding.step_ms.len(), decoding.texts), (20, texts));
+                assert!(decoding.cost.flops > 0.0 && decoding.prompt_ms > 0.0);
+            }
         }
     }
 }

@@ -46,6 +46,7 @@ impl Estimate {
         if settings.eval_only {
             return Estimate::of_evaluation(settings, &config, scored);
         }
+        settings.check_trainable()?;
         let (plan, handles) =
             TrainPlan::build_scoring(&config, &settings.train_shape(AttentionKind::Softmax), scored)?;
         let plan = plan.with_precision(settings.precision());
@@ -79,13 +80,14 @@ impl Estimate {
         config: &ModelConfig,
         scored: Option<[usize; 2]>,
     ) -> Result<Estimate, Error> {
-        let (plan, _, pass) = eval_plan(config, settings.batch_size, settings.block_size)?;
+        let storage = settings.eval_storage();
+        let (plan, _, pass) = eval_plan(config, settings.batch_size, settings.block_size, storage)?;
         let plan = plan.with_precision(settings.precision());
         let tokens_per_step = settings.tokens_per_micro_batch();
         let mut estimate =
             Estimate { tokens_per_step, ..Estimate::of_phases(config, &plan, &[(pass.phase, 1)]) };
         if let Some([rows, positions]) = scored {
-            let (plan, ..) = score_plan(config, rows, positions)?;
+            let (plan, ..) = score_plan(config, rows, positions, storage)?;
             let memory = plan.with_precision(settings.precision()).memory_by_role();
             if memory.values().sum::<usize>() > estimate.memory_bytes {
                 (estimate.memory_bytes, estimate.memory) = (memory.values().sum(), memory);

@@ -20,7 +20,8 @@ use crate::run_dir::RunDir;
 /// as it is.
 pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Option<Eval>, Error> {
     let Job { settings, dir, corpus, config, origin, questions, warnings, .. } = job;
-    let (plan, parameters, pass) = eval_plan(&config, settings.batch_size, settings.block_size)?;
+    let (plan, parameters, pass) =
+        eval_plan(&config, settings.batch_size, settings.block_size, settings.eval_storage())?;
     let plan = plan.with_precision(settings.precision());
     let mut session = machine::session(plan, settings.threads)?;
     origin.upload(&mut session, &parameters, &config, settings.seed)?;
@@ -61,7 +62,7 @@ pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> R
     if let Some(questions) = questions {
         drop(session);
         let [rows, positions] = hellaswag::shape(&questions);
-        let (plan, parameters, scorer) = score_plan(&config, rows, positions)?;
+        let (plan, parameters, scorer) = score_plan(&config, rows, positions, settings.eval_storage())?;
         let mut session = machine::session(plan.with_precision(settings.precision()), settings.threads)?;
         origin.upload(&mut session, &parameters, &config, settings.seed)?;
         let total = questions.len() as u64;

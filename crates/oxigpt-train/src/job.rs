@@ -59,6 +59,9 @@ impl Job {
         model: Option<Model>,
         published: Option<&Path>,
     ) -> Result<Job, Error> {
+        if !settings.eval_only {
+            settings.check_trainable()?;
+        }
         let root = PathBuf::from(&settings.out_dir);
         let mut warnings = Vec::new();
         let (mut dir, mut checkpoint) = (None, None);

@@ -56,7 +56,7 @@ impl Sampler {
     /// A text, which depends on the weights, the seed of the run and the step alone. `None` where the model gives
     /// no probabilities.
     pub(crate) fn sample(&self, trainer: &mut Trainer) -> Result<Option<Sample>, Error> {
-        let Some(decoder) = trainer.plan.decoder else { return Ok(None) };
+        let Some(decoder) = trainer.plan.decoder.clone() else { return Ok(None) };
         let [low, high, ..] = philox::draw(self.seed, STREAM, trainer.step);
         let options = SampleOptions {
             temperature: TEMPERATURE,

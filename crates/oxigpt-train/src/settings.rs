@@ -76,7 +76,7 @@ settings! {
         seed: u64 = 1337;
         /// where the run computes
         device: String = "cpu".to_owned();
-        /// operands of matrix products: float32 or bfloat16
+        /// operands of matrix products: float32 or bfloat16; not to train, int8
         dtype: String = "float32".to_owned();
         /// worker threads; 0 = one per core
         threads: usize = 0;

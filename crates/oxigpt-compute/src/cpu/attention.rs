@@ -9,6 +9,7 @@
 //! Legend: B batch, T positions, H heads, C width, D = C/H, E = D rounded up to [`COLS`], Q = [`TILE`] queries, K keys.
 //! Row `(b,t)` of `qkv` is q, k, v side by side.
 
+use super::attention_row;
 use super::attention_weights::{Queries, half_squares, row_weights, weights};
 use super::bf16::Element;
 use super::block::{COLS, Left, Out, ROWS, Right, Size, multiply};
@@ -392,13 +393,21 @@ unsafe fn attend_in_place(tile: Tile, weights: Matrix, key_halves: &mut [f32]) {
             half_squares(k, scale, key_halves);
         }
         let queries = Queries::of(kind, q, scale, (first, length));
-        product(weights, q, k.t(), scale, false);
+        if q.rows == 1 {
+            attention_row::scores(q, k, scale, weights);
+        } else {
+            product(weights, q, k.t(), scale, false);
+        }
         for i in 0..q.rows {
             let (seen, future) = weights.row_mut(i).split_at_mut(first + i + 1);
             row_weights(kind, queries.halves[i], key_halves, queries.factors[i], seen);
             future.fill(0.0);
         }
-        product(out, weights, v, 1.0, false);
+        if q.rows == 1 {
+            attention_row::seen(weights, v, out);
+        } else {
+            product(out, weights, v, 1.0, false);
+        }
     }
 }
 
@@ -412,8 +421,9 @@ pub(super) fn cached_attention(
 ) {
     let Shape { kind, batch, t, n_head, .. } = shape;
     let c = shape.c();
-    for (b, row) in (0..batch).flat_map(|b| (0..t).map(move |row| (b, row))) {
-        let (from, to) = ((b * t + row) * 3 * c, (b * cached + position + row) * c);
+    let caches = k_cache.len() / (cached * c);
+    for (b, row) in (0..caches).flat_map(|b| (0..t).map(move |row| (b, row))) {
+        let (from, to) = ((b % batch * t + row) * 3 * c, (b * cached + position + row) * c);
         // SAFETY: this thread alone is at work, and the tensors are distinct.
         unsafe {
             k_cache.write(to..to + c).copy_from_slice(qkv.read(from + c..from + 2 * c));

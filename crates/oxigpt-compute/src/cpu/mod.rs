@@ -5,6 +5,7 @@
 
 mod attention;
 mod attention_backward;
+mod attention_row;
 mod attention_weights;
 mod bf16;
 mod block;

@@ -178,13 +178,22 @@ fn cached(
     [qkv, k_cache, v_cache, position, out]: [TensorId; 5],
 ) -> Result<(), CudaError> {
     let Sizes { batch, t, heads, d } = sizes;
-    let (s, c) = (launcher.tensor(k_cache).shape[1], heads * d);
+    let (caches, s, c) = (launcher.tensor(k_cache).shape[0], launcher.tensor(k_cache).shape[1], heads * d);
+    let cache_bytes = (s * c * launcher.prepared.layout.element(k_cache).bytes()) as u64;
+    let parts = |id| {
+        let first = launcher.address(id);
+        (0..caches).step_by(batch).map(move |b| Argument::Pointer(first + b as u64 * cache_bytes))
+    };
+    let parts: Vec<_> = parts(k_cache).zip(parts(v_cache)).collect();
     let [qkv, k_cache, v_cache, position, out] =
         [qkv, k_cache, v_cache, position, out].map(|id| launcher.pointer(id));
     let (variant, out_scale) = variant(File::Decode, sizes, kind, false);
     let grid = Grid { blocks: [Grid::over(c).blocks[0], t, batch], ..Grid::over(c) };
-    let arguments = [k_cache, v_cache, qkv, position, int(t), int(s), int(c)];
-    launcher.kernel(variant, "write_cache", grid, &arguments)?;
+    // One sequence may write the caches of several.
+    for (k_part, v_part) in parts {
+        let arguments = [k_part, v_part, qkv, position, int(t), int(s), int(c)];
+        launcher.kernel(variant, "write_cache", grid, &arguments)?;
+    }
     let grid = Grid { blocks: [t, heads, batch], threads: BLOCK, shared_bytes: (s + 8 * d) * 4 };
     let arguments = [
         out,

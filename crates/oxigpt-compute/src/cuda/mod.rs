@@ -195,7 +195,7 @@ impl Backend for Cuda {
     }
 
     fn upload(&mut self, tensor: TensorId, data: Data) -> Result<(), Error> {
-        let Prepared { layout, arena, copies, .. } = self.prepared();
+        let Prepared { plan, layout, arena, copies, .. } = self.prepared();
         let address = arena.at(layout.offset(tensor));
         let narrowed;
         let reals = match data {
@@ -204,6 +204,15 @@ impl Backend for Cuda {
             Data::F64(values) => {
                 narrowed = values.iter().map(|&value| value as f32).collect::<Vec<_>>();
                 &narrowed
+            }
+        };
+        let kept;
+        let reals = match plan.tensor(tensor).storage() {
+            None => reals,
+            Some(storage) => {
+                let rows = reals.chunks(plan.tensor(tensor).width());
+                kept = rows.flat_map(|row| storage.kept(row)).map(|x| x as f32).collect::<Vec<_>>();
+                &kept
             }
         };
         let halves = || reals.iter().map(|&value| (rounded(value) >> 16) as u16).collect::<Vec<_>>();

@@ -177,20 +177,20 @@ pub(super) fn cached_attention(
     qkv: &[f64],
     (k_bsc, v_bsc): (&mut [f64], &mut [f64]),
     (position, lengths): (usize, &[u32]),
+    s: usize,
     dims: Dims,
     kind: AttentionKind,
 ) -> Vec<f64> {
     let Dims { batch, t, c, n_head, d } = dims;
-    let s = k_bsc.len() / (batch * c);
     assert!(position + t <= s, "positions {position}..{} of a cache of {s}", position + t);
     let mut out_btc = vec![0.0; batch * t * c];
+    for (b, i) in (0..k_bsc.len() / (s * c)).flat_map(|b| (0..t).map(move |i| (b, i))) {
+        let row = dims.at(0, b % batch, i, 0);
+        let place = (b * s + position + i) * c;
+        k_bsc[place..place + c].copy_from_slice(&qkv[row + c..row + 2 * c]);
+        v_bsc[place..place + c].copy_from_slice(&qkv[row + 2 * c..row + 3 * c]);
+    }
     for b in 0..batch {
-        for i in 0..t {
-            let row = dims.at(0, b, i, 0);
-            let place = (b * s + position + i) * c;
-            k_bsc[place..place + c].copy_from_slice(&qkv[row + c..row + 2 * c]);
-            v_bsc[place..place + c].copy_from_slice(&qkv[row + 2 * c..row + 3 * c]);
-        }
         let length = lengths.get(b).map_or(0, |&length| length as usize);
         for h in 0..n_head {
             let cached = |j: usize| (b * s + j) * c + h * d..(b * s + j) * c + (h + 1) * d;

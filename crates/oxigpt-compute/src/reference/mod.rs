@@ -175,7 +175,14 @@ impl Reference {
                 let position = (self.u32(position)[0] as usize, lengths);
                 let (mut k_bsc, mut v_bsc) = (self.real(k_cache).to_vec(), self.real(v_cache).to_vec());
                 let caches = (&mut k_bsc[..], &mut v_bsc[..]);
-                let out_btc = attention::cached_attention(self.real(qkv), caches, position, dims, kind);
+                let out_btc = attention::cached_attention(
+                    self.real(qkv),
+                    caches,
+                    position,
+                    self.shape(k_cache)[1],
+                    dims,
+                    kind,
+                );
                 self.set(k_cache, k_bsc);
                 self.set(v_cache, v_bsc);
                 self.set(out, out_btc);

@@ -363,12 +363,21 @@ proptest! {
 fn cached_attention(
     kind: AttentionKind,
     (batch, n_head, d_head): (usize, usize, usize),
+    places: (usize, usize, usize),
+) -> Case {
+    cached_attention_of(kind, [batch, batch], (n_head, d_head), places)
+}
+
+fn cached_attention_of(
+    kind: AttentionKind,
+    [batch, caches]: [usize; 2],
+    (n_head, d_head): (usize, usize),
     (t, position, s): (usize, usize, usize),
 ) -> Case {
-    let mut d = Draft::new(format!("cached {kind:?} {batch} {t} {position} {s} {n_head} {d_head}"));
+    let mut d = Draft::new(format!("cached {kind:?} {batch} {caches} {t} {position} {s} {n_head} {d_head}"));
     let c = n_head * d_head;
     let qkv = d.normal("qkv", &[batch, t, 3 * c], 0.0, 1.0);
-    let caches = (d.b.cache("k", &[batch, s, c]), d.b.cache("v", &[batch, s, c]));
+    let caches = (d.b.cache("k", &[caches, s, c]), d.b.cache("v", &[caches, s, c]));
     let lengths: Vec<u32> = (0..batch).map(|b| (position + t + 3 * b) as u32).collect();
     let lengths = kind.depends_on_length().then(|| d.counters("lengths", &lengths));
     let position = d.index("position", position, s - t + 1);
@@ -392,6 +401,8 @@ fn cached_attention_on_awkward_shapes() {
             cached_attention(kind, shape, places).check();
         }
     }
+    // One sequence for the caches of three.
+    cached_attention_of(AttentionKind::Softmax, [1, 3], (2, 8), (5, 2, 9)).check();
 }
 
 proptest! {

@@ -89,7 +89,7 @@ pub fn read(path: &Path) -> Result<Vec<Passage>, TaskError> {
 /// longer than the model can hold.
 ///
 /// # Panics
-/// If there are no passages.
+/// If there are no passages, or the decoder has more than one text.
 pub fn lambada(
     session: &mut Session,
     decoder: &Decoder,
@@ -102,7 +102,7 @@ pub fn lambada(
     for (item, passage) in (1..).zip(passages) {
         let encode = |text: &str| tokenizer.encode(text).map_err(|source| TaskError::Encode { item, source });
         let (context, target) = (encode(&passage.context)?, encode(&format!(" {}", passage.word))?);
-        let (tokens, block_size) = (target.len(), decoder.block_size());
+        let (tokens, block_size) = (target.len(), decoder.positions());
         if tokens > block_size {
             return Err(TaskError::TooLong { item, tokens, block_size });
         }
@@ -134,7 +134,7 @@ fn last_word(
     decoder.prefill(session, context, &mut logits)?;
     for (i, &token) in target.iter().enumerate() {
         if i > 0 {
-            decoder.decode(session, &text[..context.len() + i], &mut logits)?;
+            decoder.decode(session, &[&text[..context.len() + i]], &mut logits)?;
         }
         let Some(likeliest) = sample(&logits, 0.0, None, 0.0) else { return Ok(None) };
         let (largest, vocab_size) = (logits[likeliest as usize], logits.len());

@@ -342,7 +342,7 @@ fn items_that_no_model_of_the_kind_can_answer_are_named() {
 #[test]
 fn a_model_that_has_fallen_apart_has_no_score() {
     let (config, questions) = (config(), questions(&items(), BLOCK_SIZE));
-    let (plan, table, scorer) = score_plan(&config, 2, questions.positions()).unwrap();
+    let (plan, table, scorer) = score_plan(&config, 2, questions.positions(), None).unwrap();
     let mut session = Session::new(plan, cpu(1)).unwrap();
     for entry in table.entries() {
         let len = session.plan().tensor(entry.id).len();

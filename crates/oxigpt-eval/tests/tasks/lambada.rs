@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use oxigpt_compute::Session;
 use oxigpt_eval::tasks::lambada::{Lambada, Passage, lambada};
-use oxigpt_model::{Decoder, ModelConfig, SampleOptions, decode_plan, generate};
+use oxigpt_model::{DecodeShape, Decoder, ModelConfig, SampleOptions, decode_plan, generate};
 use oxigpt_text::{CharTokenizer, Tokenizer};
 
 use crate::support::{Plain, assert_close, cpu, go_on, model, session, tokenizer};
@@ -16,7 +16,7 @@ fn config() -> ModelConfig {
 }
 
 fn decoding(config: &ModelConfig) -> (Session, Decoder) {
-    let (plan, table, decoder) = decode_plan(config).unwrap();
+    let (plan, table, decoder) = decode_plan(config, &DecodeShape::one(config)).unwrap();
     (session(config, plan, &table, cpu(2)), decoder)
 }
 

@@ -28,7 +28,7 @@ fn scores_are_those_of_pytorch() {
     let questions =
         Questions::new(&items, &Tokenizer::gpt2(), config.block_size, &[Protocol::BuildNanoGpt]).unwrap();
     for batch_size in [1, 8, 64] {
-        let (plan, table, scorer) = score_plan(&config, batch_size, questions.positions()).unwrap();
+        let (plan, table, scorer) = score_plan(&config, batch_size, questions.positions(), None).unwrap();
         let mut session = Session::new(plan, cpu(2)).unwrap();
         table.upload(&mut session, &weights).unwrap();
         let found = hellaswag(&mut session, &scorer, &questions, &mut go_on).unwrap().unwrap();

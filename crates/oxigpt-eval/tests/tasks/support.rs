@@ -57,7 +57,7 @@ pub(crate) fn scoring(
     [batch_size, positions]: [usize; 2],
     backend: Box<dyn Backend>,
 ) -> (Session, Scorer) {
-    let (plan, table, scorer) = score_plan(config, batch_size, positions).unwrap();
+    let (plan, table, scorer) = score_plan(config, batch_size, positions, None).unwrap();
     (session(config, plan, &table, backend), scorer)
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct Plain {
 
 impl Plain {
     pub(crate) fn new(config: &ModelConfig) -> Plain {
-        let (plan, table, pass) = eval_plan(config, 1, config.block_size).unwrap();
+        let (plan, table, pass) = eval_plan(config, 1, config.block_size, None).unwrap();
         Plain { session: session(config, plan, &table, Box::new(Reference::new())), pass }
     }
 

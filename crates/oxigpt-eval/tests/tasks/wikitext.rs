@@ -18,7 +18,7 @@ fn run(
     batch_size: usize,
     until: Option<u64>,
 ) -> (Option<WikiText>, Vec<(u64, u64)>) {
-    let (plan, table, pass) = eval_plan(config, batch_size, config.block_size).unwrap();
+    let (plan, table, pass) = eval_plan(config, batch_size, config.block_size, None).unwrap();
     let mut session = session(config, plan, &table, cpu(2));
     let mut heard = Vec::new();
     let found = wikitext(&mut session, &pass, tokenizer, TEXT, &mut |done, windows| {
@@ -92,7 +92,7 @@ fn an_evaluation_that_is_broken_off_has_no_result() {
 #[test]
 fn texts_that_cannot_be_scored_are_told() {
     let config = model(16, tokenizer().vocab_size());
-    let (plan, table, pass) = eval_plan(&config, 1, 16).unwrap();
+    let (plan, table, pass) = eval_plan(&config, 1, 16, None).unwrap();
     let mut session = session(&config, plan, &table, cpu(1));
     let mut refused = |text: &str| {
         let found = wikitext(&mut session, &pass, &tokenizer(), text, &mut |_, _| ControlFlow::Continue(()));

@@ -1,11 +1,12 @@
-//! Generation: the cache against recomputing, the sliding window, and what a caller can get wrong.
+//! Generation: the cache against recomputing, in every storage and side by side, the sliding window, and what a caller can get
+//! wrong.
 
 use std::ops::ControlFlow;
 
 use oxigpt_compute::{Backend, Session};
 use oxigpt_model::{
-    Decoder, Error, Initial, ModelConfig, Pretrained, SampleOptions, TensorSource, decode_plan, generate,
-    open_pretrained,
+    DecodeShape, Decoder, Error, Initial, ModelConfig, Pretrained, SampleOptions, Storage, TensorSource,
+    decode_plan, generate, generate_side_by_side, open_pretrained,
 };
 
 use crate::support::*;
@@ -18,7 +19,16 @@ fn decoding(
     weights: &impl TensorSource,
     backend: fn() -> Box<dyn Backend>,
 ) -> (Session, Decoder) {
-    let (plan, table, decoder) = decode_plan(config).unwrap();
+    decoding_as(config, &DecodeShape::one(config), weights, backend)
+}
+
+fn decoding_as(
+    config: &ModelConfig,
+    shape: &DecodeShape,
+    weights: &impl TensorSource,
+    backend: fn() -> Box<dyn Backend>,
+) -> (Session, Decoder) {
+    let (plan, table, decoder) = decode_plan(config, shape).unwrap();
     let mut session = Session::new(plan, backend()).unwrap();
     table.upload(&mut session, weights).unwrap();
     (session, decoder)
@@ -85,8 +95,100 @@ fn cached_logits_are_the_recomputed_ones() {
             decoder.prefill(&mut session, &tokens[..prompt], &mut logits).unwrap();
             assert!(distance(&logits, &expected[prompt - 1]) < tolerance, "{block_size} {prompt}");
             for position in prompt..block_size {
-                decoder.decode(&mut session, &tokens[..=position], &mut logits).unwrap();
+                decoder.decode(&mut session, &[&tokens[..=position]], &mut logits).unwrap();
                 assert!(distance(&logits, &expected[position]) < tolerance, "{block_size} {position}");
+            }
+        }
+    }
+}
+
+/// Weights as a storage keeps them.
+fn kept(
+    config: &ModelConfig,
+    weights: &oxigpt_model::NamedTensors,
+    storage: Storage,
+) -> oxigpt_model::NamedTensors {
+    let (plan, table, _) = decode_plan(config, &DecodeShape { storage, ..DecodeShape::one(config) }).unwrap();
+    let mut session = Session::new(plan, reference()).unwrap();
+    table.upload(&mut session, weights).unwrap();
+    table.of(&session).collect().unwrap()
+}
+
+/// A cache gives what recomputing gives, in every storage; and decoding with stored weights is decoding with the weights that the
+/// storage makes of them. In bfloat16 activations are rounded too, and one that comes out at the other neighbour is off by 2^-8;
+/// beside integers they have 16 bits.
+#[test]
+fn stored_weights_are_weights_once_rounded() {
+    let config = ModelConfig { block_size: 70, ..small() };
+    let weights = lively(&config);
+    let tokens = tokens(&config, 70);
+    for (storage, tolerance) in [(Storage::Float32, 1e-5), (Storage::Bfloat16, 2e-2), (Storage::Int8, 2e-3)] {
+        let rounded = kept(&config, &weights, storage);
+        let change = distance_of(&weights, &rounded);
+        assert_eq!(change > 0.0, storage != Storage::Float32, "{storage:?} changed weights by {change}");
+        let (plan, all) = AllLogits::build(&config, 1);
+        let mut session = Session::new(plan, reference()).unwrap();
+        all.weights.upload(&mut session, &rounded).unwrap();
+        let expected = all.run(&mut session, &tokens);
+        for target in TARGETS {
+            let shape = DecodeShape { storage, ..DecodeShape::one(&config) };
+            let (mut session, decoder) = decoding_as(&config, &shape, &weights, target.backend);
+            let (mut logits, mut recomputed) = (Vec::new(), Vec::new());
+            decoder.prefill(&mut session, &tokens[..40], &mut logits).unwrap();
+            for position in 40..70 {
+                decoder.decode(&mut session, &[&tokens[..=position]], &mut logits).unwrap();
+                let off = distance(&logits, &expected[position]);
+                assert!(off < tolerance, "{} {storage:?} at {position}: {off}", target.name);
+            }
+            decoder.prefill(&mut session, &tokens, &mut recomputed).unwrap();
+            let off = distance(&logits, &recomputed);
+            assert!(off < tolerance, "{} {storage:?}: cached and recomputed differ by {off}", target.name);
+        }
+    }
+}
+
+fn distance_of(a: &oxigpt_model::NamedTensors, b: &oxigpt_model::NamedTensors) -> f64 {
+    let pairs = a.iter().flat_map(|(name, tensor)| tensor.data.iter().zip(&b[name].data));
+    pairs.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+}
+
+/// Texts side by side are those that come alone, past the window's end too; each ends by itself.
+#[test]
+fn texts_side_by_side_are_those_alone() {
+    let config = small();
+    let weights = lively(&config);
+    let options: Vec<_> = (0..5)
+        .map(|i| SampleOptions {
+            temperature: 1.0,
+            seed: i,
+            max_new_tokens: [12, 3, 0, 12, 9][i as usize],
+            ..GREEDY
+        })
+        .collect();
+    for storage in [Storage::Float32, Storage::Bfloat16, Storage::Int8] {
+        for target in TARGETS {
+            for batch_size in [5, 6] {
+                let shape = DecodeShape { batch_size, positions: config.block_size, storage };
+                let (mut many, decoder) = decoding_as(&config, &shape, &weights, target.backend);
+                let mut heard = vec![Vec::new(); 5];
+                let texts =
+                    generate_side_by_side(&mut many, &decoder, &[3, 1], &options, &mut |text, token| {
+                        heard[text].push(token);
+                        if text == 3 && heard[3].len() == 4 {
+                            ControlFlow::Break(())
+                        } else {
+                            ControlFlow::Continue(())
+                        }
+                    });
+                let texts = texts.unwrap();
+                assert_eq!(texts, heard);
+                let one = DecodeShape { batch_size: 1, ..shape };
+                let (mut one, decoder) = decoding_as(&config, &one, &weights, target.backend);
+                for (i, (text, options)) in texts.iter().zip(&options).enumerate() {
+                    let mut alone = run(&mut one, &decoder, &[3, 1], options);
+                    alone.truncate(if i == 3 { 4 } else { usize::MAX });
+                    assert_eq!(*text, alone, "{} {storage:?}: text {i}", target.name);
+                }
             }
         }
     }

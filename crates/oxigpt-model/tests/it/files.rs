@@ -44,7 +44,7 @@ fn what_is_saved_is_loaded_bit_for_bit() {
 #[test]
 fn a_session_is_saved_without_its_padding() {
     let config = small();
-    let (plan, table, _) = eval_plan(&config, 1, 7).unwrap();
+    let (plan, table, _) = eval_plan(&config, 1, 7, None).unwrap();
     let mut session = oxigpt_compute::Session::new(plan, reference()).unwrap();
     let weights = Initial { config: &config, seed: 2 };
     table.upload(&mut session, &weights).unwrap();
@@ -94,7 +94,7 @@ fn surplus_positions_are_left_out() {
     let (dir, weights) = saved(&small());
     let Pretrained { mut config, weights: source, .. } = open_pretrained(dir.path()).unwrap();
     config.crop_block_size(3).unwrap();
-    let (plan, table, _) = eval_plan(&config, 1, 3).unwrap();
+    let (plan, table, _) = eval_plan(&config, 1, 3, None).unwrap();
     let mut session = oxigpt_compute::Session::new(plan, reference()).unwrap();
     table.upload(&mut session, &source).unwrap();
     let cropped = table.of(&session).collect().unwrap();

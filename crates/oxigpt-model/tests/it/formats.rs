@@ -42,7 +42,7 @@ fn open(path: &Path) -> (ModelConfig, NamedTensors, Format) {
 fn loss(model: &Pretrained, rows: &[&[u32]]) -> f64 {
     let t = rows[0].len() - 1;
     let (plan, table, Evaluate { tokens, targets, losses, phase, .. }) =
-        eval_plan(&model.config, rows.len(), t).unwrap();
+        eval_plan(&model.config, rows.len(), t, None).unwrap();
     let mut session = Session::new(plan, (CPU.backend)()).unwrap();
     table.upload(&mut session, &model.weights).unwrap();
     session

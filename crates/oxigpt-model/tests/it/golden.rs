@@ -76,7 +76,7 @@ fn losses_are_those_of_pytorch() {
     for target in [REFERENCE, CPU, CPU_BFLOAT16] {
         for case in cases() {
             let (plan, weights, Evaluate { tokens, targets, losses, phase, .. }) =
-                eval_plan(&case.config, Case::BATCH, 24).unwrap();
+                eval_plan(&case.config, Case::BATCH, 24, None).unwrap();
             let mut session =
                 Session::new(plan.with_precision(target.precision), (target.backend)()).unwrap();
             weights.upload(&mut session, &case.weights()).unwrap();

@@ -141,7 +141,7 @@ fn merged_weights_give_the_same_losses() {
             adapters: run.adapters(),
             block_size: config.block_size,
         };
-        let (plan, parameters, pass) = eval_plan(&config, ROWS, config.block_size).unwrap();
+        let (plan, parameters, pass) = eval_plan(&config, ROWS, config.block_size, None).unwrap();
         let mut session = Session::new(plan, (target.backend)()).unwrap();
         parameters.upload(&mut session, &merged).unwrap();
         let (tokens, targets) = batch(ROWS * config.block_size);

@@ -48,6 +48,18 @@ impl Settings {
         self.check_available()
     }
 
+    /// Refuses numbers that no gradient can change.
+    pub fn check_trainable(&self) -> Result<(), SettingsError> {
+        if self.dtype != "int8" {
+            return Ok(());
+        }
+        let message = "weights in int8 cannot be trained, only evaluated and sampled".to_owned();
+        Err(impossible(
+            message,
+            "train with --dtype=bfloat16 or --dtype=float32, then `oxigpt sample --dtype=int8`",
+        ))
+    }
+
     /// What is allowed but probably not meant.
     pub fn warnings(&self) -> Vec<String> {
         let Self {
@@ -198,7 +210,7 @@ impl Settings {
     fn check_available(&self) -> Result<(), SettingsError> {
         let limits = [
             ("device", &self.device, &["cpu"][..], &["cuda"][..]),
-            ("dtype", &self.dtype, &["float32", "bfloat16"], &["float16"]),
+            ("dtype", &self.dtype, &["float32", "bfloat16", "int8"], &["float16"]),
         ];
         for (key, value, available, later) in limits {
             if !available.contains(&value.as_str()) {

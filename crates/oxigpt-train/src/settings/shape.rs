@@ -3,7 +3,7 @@
 use oxigpt_compute::Precision;
 use oxigpt_model::{
     AdamWConfig, AttentionError, AttentionKind, AttentionScale, Distill, Lora, LoraTargets, ModelConfig,
-    TrainShape,
+    Storage, TrainShape,
 };
 
 use super::{Settings, Start};
@@ -60,6 +60,20 @@ impl Settings {
     /// Whether the checkpoints of a run need the model that it began with.
     pub(crate) fn needs_base(&self) -> bool {
         self.lora_rank > 0 || matches!(self.start(), Start::Layerwise(_))
+    }
+
+    /// How an evaluation keeps matrices: as training does, but for int8.
+    pub fn eval_storage(&self) -> Option<Storage> {
+        (self.dtype == "int8").then_some(Storage::Int8)
+    }
+
+    /// How decoding keeps matrices.
+    pub fn decode_storage(&self) -> Storage {
+        match self.dtype.as_str() {
+            "bfloat16" => Storage::Bfloat16,
+            "int8" => Storage::Int8,
+            _ => Storage::Float32,
+        }
     }
 
     /// What the plan of a step is built for, `teacher` being the kind of attention of the model that a distillation begins

@@ -184,7 +184,7 @@ fn impossible_settings_are_refused_with_what_would_be_possible() {
         ),
         (
             refused(&[("dtype", "foo")]),
-            "`dtype` must be one of float32, bfloat16, not \"foo\" | use `dtype = \"float32\"`",
+            "`dtype` must be one of float32, bfloat16, int8, not \"foo\" | use `dtype = \"float32\"`",
         ),
         (
             refused(&[("attn_type", "sotfmax")]),

@@ -27,7 +27,7 @@ pub(crate) fn run(kind: &BenchKind) -> Result<()> {
     let (as_json, (text, json)) = match kind {
         BenchKind::Train(args) => (args.json, train(args, summary)?),
         BenchKind::Ops(args) => (args.json, train(args, operators)?),
-        BenchKind::Sample(args) => (args.json, sample(args)?),
+        BenchKind::Sample(args) => (args.bench.json, sample(&args.bench, args.texts.get())?),
         BenchKind::Tokenize(args) => (args.json, tokenize::time(args)?),
     };
     let text = if as_json { format!("{json}\n") } else { text };
@@ -129,31 +129,37 @@ fn json_of(steps: &Steps, peak: f64) -> Value {
     })
 }
 
-fn sample(args: &BenchArgs) -> Result<(String, Value)> {
+fn sample(args: &BenchArgs, texts: usize) -> Result<(String, Value)> {
     let (settings, vocab_size) = configured(args)?;
-    let n_tokens = args.steps.map_or(TOKENS, |steps| steps.get() as usize);
-    let decoding = time_decoding(&settings, vocab_size, n_tokens)?;
+    let n_steps = args.steps.map_or(TOKENS, |steps| steps.get() as usize);
+    let decoding = time_decoding(&settings, vocab_size, texts, n_steps)?;
     let (ms, cost) = (decoding.median_ms(), decoding.cost);
     let text = format!(
-        "token            {ms:>10.3} ms ({:.3} to {:.3}, {n_tokens} tokens, one text, float32)\n\
+        "token            {ms:>10.3} ms ({:.3} to {:.3}, {n_steps} tokens, {}, {})\n\
          speed            {:>10.1} tokens/s\n\
          memory traffic   {:>10.1} GB/s\n\
          prompt           {:>10.2} ms for {} tokens\n\
          memory           {:>14}\n",
-        decoding.token_ms[0],
-        decoding.token_ms.last().copied().unwrap_or(ms),
-        1e3 / ms,
+        decoding.step_ms[0],
+        decoding.step_ms.last().copied().unwrap_or(ms),
+        if texts == 1 { "one text".to_owned() } else { format!("{texts} texts side by side") },
+        settings.dtype,
+        decoding.tokens_per_s(),
         cost.bytes / ms / 1e6,
         decoding.prompt_ms,
         decoding.prompt_tokens,
         bytes(decoding.memory_bytes as f64),
     );
     let json = json!({
-        "tokens_per_s": 1e3 / ms,
+        "tokens_per_s": decoding.tokens_per_s(),
         "step_ms": ms,
+        "step_ms_min": decoding.step_ms[0],
+        "step_ms_max": decoding.step_ms.last(),
+        "texts": texts,
         "gflops": cost.flops / ms / 1e6,
         "gbytes_per_s": cost.bytes / ms / 1e6,
         "prompt_ms": decoding.prompt_ms,
+        "memory_bytes": decoding.memory_bytes,
         "peak_memory_bytes": peak_memory(),
     });
     Ok((text, json))

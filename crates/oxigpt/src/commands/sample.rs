@@ -7,11 +7,11 @@ use std::time::Instant;
 use anyhow::Result;
 use fs_err as fs;
 use oxigpt_compute::Session;
-use oxigpt_model::{Decoder, SampleOptions, decode_plan, generate};
+use oxigpt_model::{DecodeShape, Decoder, SampleOptions, Storage, decode_plan, generate_side_by_side};
 use oxigpt_text::{StreamDecoder, Tokenizer};
 use serde_json::json;
 
-use crate::cli::{AttentionFlags, SampleArgs};
+use crate::cli::{Kept, SampleArgs};
 use crate::configure;
 use crate::model;
 use oxigpt_train::machine;
@@ -19,38 +19,47 @@ use oxigpt_train::machine;
 /// Between one sample and the next.
 const RULE: &str = "---------------";
 
+/// Texts that are generated side by side at most: from there on, more texts at once are hardly more tokens a second.
+const SIDE_BY_SIDE: usize = 32;
+
 /// A model that is ready to speak.
 struct Speaker {
     session: Session,
     decoder: Decoder,
     tokenizer: Tokenizer,
+    prompt: Vec<u32>,
 }
 
-/// Prints the samples as they come, or all of them as one JSON object.
+/// Prints the samples as they come, or all of them as one JSON object. Of samples that are generated side by side the first is
+/// seen as it comes, the others when they are done.
 pub(crate) fn run(args: &SampleArgs) -> Result<()> {
     let start = start_text(&args.start)?;
-    let mut model = Speaker::open(&args.from, args.threads, &args.attention)?;
-    let prompt = model.tokenizer.encode_with_specials(&start)?;
+    let mut speaker = Speaker::open(args, &start)?;
     let mut out = io::stdout().lock();
     let mut samples = Vec::new();
     let began = Instant::now();
-    for index in 0..args.num_samples {
+    for first in (0..args.num_samples).step_by(SIDE_BY_SIDE) {
+        let last = (first + SIDE_BY_SIDE).min(args.num_samples);
+        let options: Vec<_> = (first..last).map(|index| options(args, index, &speaker)).collect();
         if args.json {
-            samples.push(model.continue_text(&prompt, &options(args, index, &model), &mut io::sink())?);
+            samples.extend(speaker.continue_text(&options, &mut io::sink())?.0);
             continue;
         }
-        if index > 0 {
-            writeln!(out, "{RULE}")?;
-        }
-        write!(out, "{start}")?;
-        model.continue_text(&prompt, &options(args, index, &model), &mut out)?;
+        write!(out, "{}{start}", if first > 0 { format!("{RULE}\n") } else { String::new() })?;
+        let (_, others) = speaker.continue_text(&options, &mut out)?;
         writeln!(out)?;
+        for text in others {
+            writeln!(out, "{RULE}\n{start}{text}")?;
+        }
     }
     if args.json {
         let tokens: usize = samples.iter().map(Vec::len).sum();
-        let texts: Vec<_> = samples.iter().map(|ids| sample_json(&model.tokenizer, &start, ids)).collect();
+        let texts: Vec<_> = samples.iter().map(|ids| sample_json(&speaker.tokenizer, &start, ids)).collect();
         let rate = tokens as f64 / began.elapsed().as_secs_f64();
-        writeln!(out, "{}", json!({ "samples": texts, "tokens": tokens, "tokens_per_s": rate }))?;
+        let memory = speaker.session.memory_bytes();
+        let object =
+            json!({ "samples": texts, "tokens": tokens, "tokens_per_s": rate, "memory_bytes": memory });
+        writeln!(out, "{object}")?;
     }
     Ok(())
 }
@@ -60,14 +69,14 @@ fn sample_json(tokenizer: &Tokenizer, start: &str, ids: &[u32]) -> serde_json::V
 }
 
 /// The options of the sample of an index: each has a seed of its own.
-fn options(args: &SampleArgs, index: usize, model: &Speaker) -> SampleOptions {
+fn options(args: &SampleArgs, index: usize, speaker: &Speaker) -> SampleOptions {
     SampleOptions {
         temperature: args.temperature,
         top_k: (args.top_k > 0).then_some(args.top_k),
         max_new_tokens: args.max_new_tokens,
         seed: args.seed.wrapping_add(index as u64),
-        words: Some(model.tokenizer.vocab_size()),
-        stop: args.stop.then(|| model.tokenizer.end_of_text()).flatten(),
+        words: Some(speaker.tokenizer.vocab_size()),
+        stop: args.stop.then(|| speaker.tokenizer.end_of_text()).flatten(),
     }
 }
 
@@ -80,34 +89,45 @@ fn start_text(start: &str) -> Result<String> {
 }
 
 impl Speaker {
-    fn open(name: &str, threads: usize, attention: &AttentionFlags) -> Result<Speaker> {
-        let model = model::open(name)?;
-        let tokenizer = model.tokenizer.ok_or_else(|| model::no_tokenizer(name, &model.config))?;
-        let config = configure::with_attention(model.config, attention)?;
-        let (plan, table, decoder) = decode_plan(&config)?;
-        let mut session = machine::session(plan, threads)?;
+    fn open(args: &SampleArgs, start: &str) -> Result<Speaker> {
+        let model = model::open(&args.from)?;
+        let tokenizer = model.tokenizer.ok_or_else(|| model::no_tokenizer(&args.from, &model.config))?;
+        let config = configure::with_attention(model.config, &args.attention)?;
+        let prompt = tokenizer.encode_with_specials(start)?;
+        let storage = match args.dtype {
+            Kept::Float32 => Storage::Float32,
+            Kept::Bfloat16 => Storage::Bfloat16,
+            Kept::Int8 => Storage::Int8,
+        };
+        let positions = prompt.len().saturating_add(args.max_new_tokens).clamp(1, config.block_size);
+        let shape = DecodeShape { batch_size: args.num_samples.clamp(1, SIDE_BY_SIDE), positions, storage };
+        let (plan, table, decoder) = decode_plan(&config, &shape)?;
+        let mut session = machine::session(plan, args.threads)?;
         table.upload(&mut session, &model.weights)?;
-        Ok(Speaker { session, decoder, tokenizer })
+        Ok(Speaker { session, decoder, tokenizer, prompt })
     }
 
-    /// Generates one sample, and writes its text piece by piece.
+    /// Generates one sample for each of the options, and writes the first piece by piece. Gives the tokens of all, and the
+    /// texts of all others.
     fn continue_text(
         &mut self,
-        prompt: &[u32],
-        options: &SampleOptions,
+        options: &[SampleOptions],
         out: &mut dyn Write,
-    ) -> Result<Vec<u32>> {
-        let Speaker { session, decoder, tokenizer } = self;
+    ) -> Result<(Vec<Vec<u32>>, Vec<String>)> {
+        let Speaker { session, decoder, tokenizer, prompt } = self;
         let mut text = StreamDecoder::new();
         let mut written = Ok(());
-        let mut show = |token| {
-            written = write_now(out, &text.push(tokenizer, token));
+        let mut show = |index, token| {
+            if index == 0 {
+                written = write_now(out, &text.push(tokenizer, token));
+            }
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let tokens = generate(session, decoder, prompt, options, &mut show)?;
+        let tokens = generate_side_by_side(session, decoder, prompt, options, &mut show)?;
         written?;
         write_now(out, &text.finish())?;
-        Ok(tokens)
+        let others = tokens.iter().skip(1).map(|ids| tokenizer.decode(ids)).collect();
+        Ok((tokens, others))
     }
 }
 

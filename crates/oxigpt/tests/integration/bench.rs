@@ -85,6 +85,32 @@ fn keys_of_training_and_sampling() {
     assert!((parts - ops).abs() < 1e-6 * ops, "{parts} {ops}");
 }
 
+/// Fewer bits, less memory; more texts, more.
+#[test]
+fn decoding_in_every_storage() {
+    let memory = |args: &[&str]| -> u64 {
+        let output = Place::new().output(&bench("sample", &[&["--steps=2", "--json"], args].concat()));
+        let numbers: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(numbers["tokens_per_s"].as_f64().unwrap() > 0.0);
+        numbers["memory_bytes"].as_u64().unwrap()
+    };
+    let of = ["--dtype=float32", "--dtype=bfloat16", "--dtype=int8"].map(|dtype| memory(&[dtype]));
+    assert!(of[0] > of[1] && of[1] > of[2], "{of:?}");
+    assert!(memory(&["--texts=5"]) > of[0]);
+    with_settings!({ filters => NUMBERS.to_vec() }, {
+        assert_snapshot!(run(&bench("sample", &["--steps=2", "--texts=3", "--dtype=int8"])), @"
+        exit N
+        --- stdout
+        token N ms N to N N tokens, N texts side by side, int8)
+        speed N tokens/s
+        memory traffic N GB/s
+        prompt N ms for N tokens
+        memory N
+        --- stderr
+        ");
+    });
+}
+
 #[test]
 fn what_is_refused() {
     assert_snapshot!(refused(&["bench", "train", "--steps=0"]), @"
@@ -101,6 +127,16 @@ fn what_is_refused() {
     exit 2
     error: n_embd = 16 cannot be cut into n_head = 5 equal heads
     hint: the nearest width that can is --n_embd=15
+    ");
+    assert_snapshot!(refused(&bench("train", &["--dtype=int8"])), @"
+    exit 2
+    error: weights in int8 cannot be trained, only evaluated and sampled
+    hint: train with --dtype=bfloat16 or --dtype=float32, then `oxigpt sample --dtype=int8`
+    ");
+    assert_snapshot!(refused(&["bench", "sample", "--texts=0"]), @"
+    exit 2
+    error: invalid value '0' for '--texts <N>': number would be zero for non-zero type
+    hint: add --help to see what can be written here
     ");
 }
 

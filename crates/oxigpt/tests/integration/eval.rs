@@ -35,6 +35,20 @@ fn a_hugging_face_directory() {
     assert_near(&file["loss"], STREAM);
 }
 
+/// Weights in 16 and in 8 bits change a loss, and little.
+#[test]
+fn weights_in_fewer_bits() {
+    let place = place_with_models();
+    let of = |dtype: &str| {
+        let args = ["--from=nano", "--data=shakespeare_char", dtype];
+        measured(&place, &args)["loss"].as_f64().unwrap()
+    };
+    for dtype in ["--dtype=bfloat16", "--dtype=int8"] {
+        let off = (of(dtype) / SHAKESPEARE - 1.0).abs();
+        assert!(off > 1e-7 && off < 1e-2, "{dtype}: off by {off}");
+    }
+}
+
 #[test]
 fn a_checkpoint_of_nanogpts() {
     let place = place_with_models();

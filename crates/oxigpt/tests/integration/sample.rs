@@ -63,6 +63,34 @@ fn samples_are_ruled_off_and_each_has_a_seed_of_its_own() {
     assert_eq!(both, format!("{one}---------------\n{two}"));
 }
 
+/// More samples than lie side by side, some of them at a time.
+#[test]
+fn many_samples_are_those_alone() {
+    let place = place_with_model();
+    let many = said(&place, &["--seed=5", "--num_samples=35", "--top-k=3", "--dtype=int8"]);
+    let texts: Vec<_> = many.split("---------------\n").collect();
+    assert_eq!(texts.len(), 35);
+    for index in [0, 1, 31, 32, 34] {
+        let alone = said(&place, &[&format!("--seed={}", 5 + index), "--top-k=3", "--dtype=int8"]);
+        assert_eq!(texts[index], alone, "sample {index}");
+    }
+    assert_eq!(said(&place, &["--num-samples=0"]), "");
+}
+
+/// Weights in fewer bits speak too, and take less memory.
+#[test]
+fn weights_in_every_storage() {
+    let place = place_with_model();
+    let memory = |dtype: &str| {
+        let object: serde_json::Value = serde_json::from_str(&said(&place, &[dtype, "--json"])).unwrap();
+        assert_eq!(object["samples"][0]["tokens"], 20, "{dtype}");
+        object["memory_bytes"].as_u64().unwrap()
+    };
+    let of = ["--dtype=float32", "--dtype=bfloat16", "--dtype=int8"].map(memory);
+    assert!(of[0] > of[1] && of[1] > of[2], "{of:?}");
+    assert_eq!(said(&place, &[]), said(&place, &["--dtype=float32"]));
+}
+
 #[test]
 fn json() {
     let place = place_with_model();
@@ -170,6 +198,14 @@ fn what_cannot_be_sampled() {
     --- stderr
     error: failed to read from file `latin1.txt`: stream did not contain valid UTF-8
     hint: the file must be text in UTF-8
+    ");
+    assert_snapshot!(refused(&["--from=model", "--dtype=int4"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: invalid value 'int4' for '--dtype <float32|bfloat16|int8>'
+      [possible values: float32, bfloat16, int8]
+    hint: add --help to see what can be written here
     ");
     assert_snapshot!(refused(&["--from=model", "--temperature=-1"]), @"
     exit 2

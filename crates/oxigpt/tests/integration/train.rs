@@ -251,6 +251,11 @@ fn what_cannot_be_trained() {
     error: total_batch_size = 100 is not a whole number of micro-batches of batch_size x block_size = 4 x 16 = 64 tokens
     hint: the nearest size that is: --total_batch_size=128
     ");
+    assert_snapshot!(refused(&["--dtype=int8"]), @"
+    exit 2
+    error: weights in int8 cannot be trained, only evaluated and sampled
+    hint: train with --dtype=bfloat16 or --dtype=float32, then `oxigpt sample --dtype=int8`
+    ");
     assert_snapshot!(refused(&["--block_size=512"]), @"
     exit 1
     error: data/cat (val) is too short: it holds 460 tokens, and one window of block_size 512 needs 513

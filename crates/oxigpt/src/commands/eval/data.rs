@@ -97,7 +97,12 @@ impl Opened {
 
     fn loss(&self, subject: &Subject) -> Result<Loss> {
         let rows = subject.rows().min(usize::try_from(self.windows.len()).unwrap_or(usize::MAX));
-        let (plan, parameters, pass) = eval_plan(&subject.config()?, rows, subject.settings.block_size)?;
+        let (plan, parameters, pass) = eval_plan(
+            &subject.config()?,
+            rows,
+            subject.settings.block_size,
+            subject.settings.eval_storage(),
+        )?;
         let mut session = subject.session(plan, &parameters)?;
         let bar = CountBar::new(self.windows.len(), "windows");
         let mut progress = |done| {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use oxigpt_eval::tasks::lambada::Passage;
 use oxigpt_eval::tasks::{HellaSwag, Lambada, WikiText, hellaswag, lambada, wikitext};
-use oxigpt_model::{decode_plan, eval_plan, score_plan};
+use oxigpt_model::{DecodeShape, decode_plan, eval_plan, score_plan};
 use oxigpt_text::Tokenizer;
 use serde_json::{Map, Value, json};
 
@@ -160,7 +160,8 @@ impl Subject {
 
     fn hellaswag(&self, questions: &hellaswag::Questions) -> Result<HellaSwag> {
         let rows = self.settings.batch_size.min(hellaswag::BATCH_SIZE);
-        let (plan, parameters, scorer) = score_plan(&self.config()?, rows, questions.positions())?;
+        let (plan, parameters, scorer) =
+            score_plan(&self.config()?, rows, questions.positions(), self.settings.eval_storage())?;
         let mut session = self.session(plan, &parameters)?;
         let bar = CountBar::new(questions.len() as u64, "questions");
         let found = hellaswag(&mut session, &scorer, questions, &mut |done| go_on(&bar, done))?;
@@ -169,7 +170,9 @@ impl Subject {
     }
 
     fn lambada(&self, passages: &[Passage]) -> Result<Lambada> {
-        let (plan, parameters, decoder) = decode_plan(&self.config()?)?;
+        let config = self.config()?;
+        let shape = DecodeShape { storage: self.settings.decode_storage(), ..DecodeShape::one(&config) };
+        let (plan, parameters, decoder) = decode_plan(&config, &shape)?;
         let mut session = self.session(plan, &parameters)?;
         let bar = CountBar::new(passages.len() as u64, "passages");
         let mut progress = |done| go_on(&bar, done);
@@ -180,7 +183,8 @@ impl Subject {
 
     fn wikitext(&self, text: &str) -> Result<WikiText> {
         let (rows, block_size) = (self.rows(), self.settings.block_size);
-        let (plan, parameters, pass) = eval_plan(&self.config()?, rows, block_size)?;
+        let (plan, parameters, pass) =
+            eval_plan(&self.config()?, rows, block_size, self.settings.eval_storage())?;
         let mut session = self.session(plan, &parameters)?;
         let bar = CountBar::new(0, "windows");
         let mut progress = |done, windows| {
