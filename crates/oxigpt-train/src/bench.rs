@@ -11,7 +11,6 @@ use oxigpt_model::{
 };
 
 use crate::error::Error;
-use crate::machine;
 use crate::settings::Settings;
 
 /// The part of a step that an operator belongs to.
@@ -100,7 +99,7 @@ pub fn time_steps(
     shape.targets_per_step = shape.batch_size * shape.block_size;
     let (plan, handles) = TrainPlan::build(&config, &shape)?;
     let plan = plan.with_precision(settings.precision());
-    let mut session = machine::session(plan, settings.threads)?;
+    let mut session = settings.machine().session(plan)?;
     handles.parameters.upload(&mut session, &Initial { config: &config, seed: settings.seed })?;
     let tokens = random_tokens(shape.targets_per_step + 1, config.vocab_size, settings.seed);
     let mut step_ms = Vec::new();
@@ -116,6 +115,7 @@ pub fn time_steps(
         session.run(handles.phases.norm);
         handles.set_schedule(&mut session, settings.learning_rate, step as u64)?;
         session.run(handles.phases.update);
+        session.wait()?;
         if step >= warm_up {
             step_ms.push(began.elapsed().as_secs_f64() * 1e3);
         }
@@ -203,7 +203,7 @@ pub fn time_decoding(
     let positions = config.block_size.min(prompt_tokens + n_steps);
     let shape = DecodeShape { batch_size: texts, positions, storage: settings.decode_storage() };
     let (plan, table, decoder) = decode_plan(&config, &shape)?;
-    let mut session = machine::session(plan, settings.threads)?;
+    let mut session = settings.machine().session(plan)?;
     table.upload(&mut session, &Initial { config: &config, seed: settings.seed })?;
     let prompt = random_tokens(prompt_tokens, config.vocab_size, settings.seed);
     let (mut step_ms, mut prompt_ms) = (Vec::new(), 0.0);

@@ -104,7 +104,7 @@ impl Estimate {
             .collect();
         let times =
             |(cost, n): &(Cost, usize)| Cost { flops: cost.flops * *n as f64, bytes: cost.bytes * *n as f64 };
-        let memory = plan.memory_by_role();
+        let memory = settings.machine().memory(plan);
         Estimate {
             parameters: config.parameter_count(),
             trained: 0,

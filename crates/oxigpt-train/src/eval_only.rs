@@ -11,7 +11,6 @@ use crate::error::Error;
 use crate::event::{Eval, Event, Observer};
 use crate::hellaswag;
 use crate::job::{Job, Origin};
-use crate::machine;
 use crate::metrics::Metrics;
 use crate::run::go_on;
 use crate::run_dir::RunDir;
@@ -23,7 +22,7 @@ pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> R
     let (plan, parameters, pass) =
         eval_plan(&config, settings.batch_size, settings.block_size, settings.eval_storage())?;
     let plan = plan.with_precision(settings.precision());
-    let mut session = machine::session(plan, settings.threads)?;
+    let mut session = settings.machine().session(plan)?;
     origin.upload(&mut session, &parameters, &config, settings.seed)?;
     // Of a run that exists nothing is taken back; of an evaluation before this one, all.
     let (step, kept) = match &origin {

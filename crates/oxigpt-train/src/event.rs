@@ -68,6 +68,8 @@ pub struct Started {
     pub version: &'static str,
     /// What computes.
     pub backend: &'static str,
+    /// What it runs on, for people.
+    pub machine: String,
     /// With how many threads.
     pub threads: usize,
     /// Weights of the model.

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use oxigpt_compute::cpu::has_bfloat16;
 use oxigpt_compute::{Plan, Precision, Session};
 use oxigpt_data::tokenizer_beside;
 use oxigpt_eval::tasks::hellaswag::Questions;
@@ -14,7 +13,6 @@ use crate::corpus::{Corpus, open_dataset};
 use crate::error::Error;
 use crate::estimate::Estimate;
 use crate::hellaswag;
-use crate::machine;
 use crate::model::{Model, ModelWeights};
 use crate::resume;
 use crate::run_dir::{self, RunDir};
@@ -115,13 +113,13 @@ impl Job {
         let shape = settings.train_shape(origin.attention());
         let (plan, handles) = TrainPlan::build_scoring(config, &shape, scored)?;
         let plan = plan.with_precision(settings.precision());
-        if plan.precision() == Precision::Bfloat16 && !has_bfloat16() {
+        if plan.precision() == Precision::Bfloat16 && !settings.machine().has_bfloat16() {
             warnings.push(
                 "this processor has no bfloat16 instructions: dtype = \"bfloat16\" is slower on it than \"float32\"".into(),
             );
         }
         let estimate = Estimate::of_plan(settings, config, &plan, &handles);
-        machine::check_memory(estimate.memory_bytes + estimate.checkpoint_buffer_bytes)?;
+        settings.machine().check_memory(estimate.memory_bytes, estimate.checkpoint_buffer_bytes)?;
         Ok(Planned { plan, handles, estimate, sampler })
     }
 }

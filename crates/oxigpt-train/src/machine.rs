@@ -1,12 +1,16 @@
 //! The machine that a run computes on: its backend, how fast it is at best, and how much memory it has left.
 
+use std::collections::BTreeMap;
+use std::env;
 use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
-use oxigpt_compute::cpu::{Cpu, CpuOptions};
+use oxigpt_compute::cpu::{Cpu, CpuOptions, has_bfloat16};
+use oxigpt_compute::cuda::{self, Cuda, CudaOptions};
 use oxigpt_compute::{
-    Backend, Builder, Cost, Data, Error, LinearWeights, Plan, Precision, Session, TensorId,
+    Backend, Builder, Cost, Data, Error, LinearWeights, Plan, Precision, Role, Session, TensorId,
 };
 
 use crate::words::count;
@@ -19,78 +23,162 @@ const MANY_THREADS: usize = 16;
 const MEASURE_FOR: Duration = Duration::from_millis(200);
 const MEASURE_RUNS: usize = 3;
 
-/// Threads that a run computes with; `asked` is the setting, whose 0 means one per core.
-pub fn threads(asked: usize) -> usize {
-    if asked > 0 { asked } else { CpuOptions::all_cores().threads }
-}
-
-/// The backend of a run.
-///
-/// # Errors
-/// If its threads cannot be started, or are so many that they would only wait for each other.
-pub fn backend(asked_threads: usize) -> Result<Box<dyn Backend>, Error> {
-    let cores = CpuOptions::all_cores().threads;
-    let limit = cores.saturating_mul(THREADS_PER_CORE).max(MANY_THREADS);
-    if asked_threads > limit {
-        let reason =
-            format!("with {} that is more than the {limit} that make sense", count(cores as u64, "core"));
-        return Err(Error::Threads { threads: asked_threads, source: io::Error::other(reason) });
-    }
-    let options = CpuOptions { threads: threads(asked_threads), ..CpuOptions::all_cores() };
-    Ok(Box::new(Cpu::new(options)?))
-}
-
-/// Floating-point operations a second that matrix products of this machine in a precision reach at best, measured:
-/// what model-FLOPs utilisation is relative to. Takes a fraction of a second.
-///
-/// # Errors
-/// If there are no threads or no memory for it.
-pub fn measure_flops(asked_threads: usize, precision: Precision) -> Result<f64, Error> {
-    let (cost, seconds) = fastest(asked_threads, precision, |b| {
-        let x = b.input("x", &[1, 1024, 1024]);
-        let w = b.parameter("w", &[1024, 1024]);
-        vec![x, w, b.linear(x, LinearWeights { w, bias: None })]
-    })?;
-    Ok(cost.flops / seconds)
-}
-
-/// Bytes of memory a second that this machine reads and writes at best, measured. Takes a fraction of a second.
-///
-/// # Errors
-/// If there are no threads or no memory for it.
-pub fn measure_bandwidth(asked_threads: usize) -> Result<f64, Error> {
-    let (cost, seconds) = fastest(asked_threads, Precision::Float32, |b| {
-        // Larger than any cache.
-        let (x, y) = (b.input("x", &[1, 4096, 4096]), b.input("y", &[1, 4096, 4096]));
-        vec![x, y, b.add(x, y)]
-    })?;
-    Ok(cost.bytes / seconds)
-}
-
-/// What one operator costs, and its seconds at best; `declare` gives its operands and then its result.
-fn fastest(
+/// Where a run computes: what the keys `device`, `threads` and `float32_matmul_precision` say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Number of the GPU; `None` is the CPU.
+    gpu: Option<usize>,
+    /// Threads asked for; 0 means one per core.
     threads: usize,
-    precision: Precision,
-    declare: impl Fn(&mut Builder) -> Vec<TensorId>,
-) -> Result<(Cost, f64), Error> {
-    let mut b = Builder::new();
-    let phase = b.begin("measurement");
-    let mut operands = declare(&mut b);
-    operands.pop().into_iter().for_each(|result| b.mark_output(result));
-    let mut session = Session::new(b.finish().with_precision(precision), backend(threads)?)?;
-    // Memory that was never written is not really there, and reads faster.
-    for operand in operands {
-        let ones = vec![1.0; session.plan().tensor(operand).len()];
-        session.upload(operand, Data::F32(&ones))?;
+    tf32: bool,
+}
+
+/// Whether a word names a device: `cpu`, `cuda`, `cuda:N` or `auto`.
+pub fn is_device(word: &str) -> bool {
+    ["cpu", "auto"].contains(&word) || gpu_number(word).is_some()
+}
+
+fn gpu_number(word: &str) -> Option<usize> {
+    let rest = word.strip_prefix("cuda")?;
+    if rest.is_empty() { Some(0) } else { rest.strip_prefix(':')?.parse().ok() }
+}
+
+impl Machine {
+    /// The machine that `device` names: under `auto` the first GPU where all that one takes is found, and the CPU
+    /// anywhere else.
+    pub fn new(device: &str, threads: usize, tf32: bool) -> Machine {
+        let gpu = match device {
+            "auto" => cuda::report().is_complete().then_some(0),
+            word => gpu_number(word),
+        };
+        Machine { gpu, threads, tf32 }
     }
-    let (began, mut runs, mut best) = (Instant::now(), 0, f64::INFINITY);
-    while runs < MEASURE_RUNS || began.elapsed() < MEASURE_FOR {
-        let start = Instant::now();
-        session.run(phase);
-        best = best.min(start.elapsed().as_secs_f64());
-        runs += 1;
+
+    /// Threads that the CPU computes with.
+    pub fn threads(&self) -> usize {
+        if self.threads > 0 { self.threads } else { CpuOptions::all_cores().threads }
     }
-    Ok((session.plan().cost(phase), best))
+
+    /// What it is called in reports.
+    pub fn name(&self) -> String {
+        match self.gpu {
+            Some(index) => format!("cuda:{index}"),
+            None => format!("cpu, {}", count(self.threads() as u64, "thread")),
+        }
+    }
+
+    /// Whether products of bfloat16 operands are faster on it than others.
+    pub(crate) fn has_bfloat16(&self) -> bool {
+        self.gpu.is_some() || has_bfloat16()
+    }
+
+    /// Its backend.
+    ///
+    /// # Errors
+    /// If there is no such GPU or not all that it takes, or threads cannot be started or are so many that they would
+    /// only wait for each other.
+    pub fn backend(&self) -> Result<Box<dyn Backend>, Error> {
+        if let Some(index) = self.gpu {
+            return Ok(Box::new(Cuda::new(CudaOptions { index, tf32: self.tf32, cache: kernel_cache() })?));
+        }
+        let cores = CpuOptions::all_cores().threads;
+        let limit = cores.saturating_mul(THREADS_PER_CORE).max(MANY_THREADS);
+        if self.threads > limit {
+            let reason =
+                format!("with {} that is more than the {limit} that make sense", count(cores as u64, "core"));
+            return Err(Error::Threads { threads: self.threads, source: io::Error::other(reason) });
+        }
+        let options = CpuOptions { threads: self.threads(), ..CpuOptions::all_cores() };
+        Ok(Box::new(Cpu::new(options)?))
+    }
+
+    /// A session of a plan that fits into memory.
+    ///
+    /// # Errors
+    /// If it does not, or there is no backend.
+    pub fn session(&self, plan: Plan) -> Result<Session, crate::Error> {
+        // A GPU says itself how much it has.
+        if self.gpu.is_none() {
+            check_memory(self.memory(&plan).values().sum())?;
+        }
+        Ok(Session::new(plan, self.backend()?)?)
+    }
+
+    /// Bytes that a plan takes on it, by role; what the backend takes for itself is [`Role::Workspace`].
+    pub fn memory(&self, plan: &Plan) -> BTreeMap<Role, usize> {
+        if self.gpu.is_some() { cuda::memory_by_role(plan) } else { plan.memory_by_role() }
+    }
+
+    /// Refuses a run that takes more of the computer's own memory than there is.
+    pub(crate) fn check_memory(&self, plan_bytes: usize, buffer_bytes: usize) -> Result<(), crate::Error> {
+        check_memory(if self.gpu.is_some() { buffer_bytes } else { plan_bytes + buffer_bytes })
+    }
+
+    /// Floating-point operations a second that matrix products in a precision reach at best, measured: what model-FLOPs
+    /// utilisation is relative to. Takes a fraction of a second.
+    ///
+    /// # Errors
+    /// If there is no backend or no memory for it.
+    pub fn measure_flops(&self, precision: Precision) -> Result<f64, Error> {
+        let n = if self.gpu.is_some() { 4096 } else { 1024 };
+        let (cost, seconds) = self.fastest(precision, |b| {
+            let x = b.input("x", &[1, n, n]);
+            let w = b.parameter("w", &[n, n]);
+            vec![x, w, b.linear(x, LinearWeights { w, bias: None })]
+        })?;
+        Ok(cost.flops / seconds)
+    }
+
+    /// Bytes of memory a second that it reads and writes at best, measured. Takes a fraction of a second.
+    ///
+    /// # Errors
+    /// If there is no backend or no memory for it.
+    pub fn measure_bandwidth(&self) -> Result<f64, Error> {
+        // Larger than any cache.
+        let n = if self.gpu.is_some() { 16384 } else { 4096 };
+        let (cost, seconds) = self.fastest(Precision::Float32, |b| {
+            let (x, y) = (b.input("x", &[1, n, 4096]), b.input("y", &[1, n, 4096]));
+            vec![x, y, b.add(x, y)]
+        })?;
+        Ok(cost.bytes / seconds)
+    }
+
+    /// What one operator costs, and its seconds at best; `declare` gives its operands and then its result.
+    fn fastest(
+        &self,
+        precision: Precision,
+        declare: impl Fn(&mut Builder) -> Vec<TensorId>,
+    ) -> Result<(Cost, f64), Error> {
+        let mut b = Builder::new();
+        let phase = b.begin("measurement");
+        let mut operands = declare(&mut b);
+        operands.pop().into_iter().for_each(|result| b.mark_output(result));
+        let mut session = Session::new(b.finish().with_precision(precision), self.backend()?)?;
+        // Memory that was never written is not really there, and reads faster; and products of equal numbers take less
+        // power than others, which lets a GPU run faster.
+        for operand in operands {
+            let scattered = |i: usize| (i as u32).wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32 - 0.5;
+            let values: Vec<f32> = (0..session.plan().tensor(operand).len()).map(scattered).collect();
+            session.upload(operand, Data::F32(&values))?;
+        }
+        session.wait()?;
+        let (began, mut runs, mut best) = (Instant::now(), 0, f64::INFINITY);
+        while runs < MEASURE_RUNS || began.elapsed() < MEASURE_FOR {
+            let start = Instant::now();
+            session.run(phase);
+            session.wait()?;
+            best = best.min(start.elapsed().as_secs_f64());
+            runs += 1;
+        }
+        Ok((session.plan().cost(phase), best))
+    }
+}
+
+/// Where compiled kernels are kept: `oxigpt/kernels` in the user's cache directory, if there is one.
+fn kernel_cache() -> Option<PathBuf> {
+    let directory = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = directory("XDG_CACHE_HOME").or_else(|| Some(directory("HOME")?.join(".cache")))?;
+    Some(cache.join("oxigpt/kernels"))
 }
 
 /// Bytes of memory that this process can still get without pushing others out, where the system says.
@@ -107,21 +195,12 @@ pub fn peak_memory() -> Option<u64> {
 }
 
 /// Refuses what takes more memory than there is.
-pub(crate) fn check_memory(bytes: usize) -> Result<(), crate::Error> {
+fn check_memory(bytes: usize) -> Result<(), crate::Error> {
     let needed = bytes as u64;
     match available_memory().filter(|&available| available < needed) {
         Some(available) => Err(crate::Error::Memory { needed, available }),
         None => Ok(()),
     }
-}
-
-/// A session of a plan that fits into memory.
-///
-/// # Errors
-/// If it does not, or there are no threads.
-pub fn session(plan: Plan, asked_threads: usize) -> Result<Session, crate::Error> {
-    check_memory(plan.arena_bytes())?;
-    Ok(Session::new(plan, backend(asked_threads)?)?)
 }
 
 /// The processor's name, where the system says.
@@ -146,6 +225,23 @@ fn kibibytes(text: &str, key: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn cpu(threads: usize) -> Machine {
+        Machine::new("cpu", threads, false)
+    }
+
+    #[test]
+    fn devices_have_names() {
+        for word in ["cpu", "auto", "cuda", "cuda:0", "cuda:12"] {
+            assert!(is_device(word), "{word}");
+        }
+        for word in ["", "gpu", "cuda:", "cuda:x", "cuda0", "cuda:-1"] {
+            assert!(!is_device(word), "{word}");
+        }
+        assert_eq!(Machine::new("cuda", 0, false), Machine::new("cuda:0", 0, false));
+        assert_eq!(Machine::new("cuda:1", 0, false).name(), "cuda:1");
+        assert_eq!(cpu(1).name(), "cpu, 1 thread");
+    }
+
     #[test]
     fn memory_lines_are_read() {
         let text = "MemTotal:       24561212 kB\nMemAvailable:   123 kB\nHugePages:  0\n";
@@ -158,7 +254,7 @@ mod tests {
     #[test]
     fn threads_beyond_reason_are_refused() {
         for threads in [100_000, usize::MAX] {
-            let error = backend(threads).err().unwrap();
+            let error = cpu(threads).backend().err().unwrap();
             let message = error.to_string();
             assert!(
                 message.starts_with(&format!("cannot start {threads} worker threads: with ")),
@@ -166,13 +262,13 @@ mod tests {
             );
             assert_eq!(error.hint().unwrap(), "ask for fewer with --threads=N");
         }
-        assert_eq!(backend(3).unwrap().name(), backend(0).unwrap().name());
+        assert_eq!(cpu(3).backend().unwrap().name(), cpu(0).backend().unwrap().name());
     }
 
     #[test]
     fn a_product_is_faster_than_nothing() {
         for precision in [Precision::Float32, Precision::Bfloat16] {
-            let flops = measure_flops(1, precision).unwrap();
+            let flops = cpu(1).measure_flops(precision).unwrap();
             assert!(flops > 1e8, "{precision:?}: {flops}");
         }
     }

@@ -15,6 +15,7 @@ const CHANGEABLE: &[&str] = &[
     "out_dir",
     "init_from",
     "dataset",
+    "device",
     "threads",
     "batch_size",
     "gradient_accumulation_steps",

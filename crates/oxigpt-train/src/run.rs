@@ -23,7 +23,6 @@ use crate::eval_only;
 use crate::event::{Eval, Event, Observer, Saved, Started, Summary, Train};
 use crate::hellaswag;
 use crate::job::{Job, Origin, Planned};
-use crate::machine;
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::resume;
@@ -73,9 +72,8 @@ pub fn train(request: Request, observer: &mut dyn Observer) -> Result<Outcome, E
         return eval_only::run(job, &stop, observer).map(Outcome::Evaluated);
     }
     let planned = job.plan()?;
-    let Settings { threads, .. } = job.settings;
-    let precision = job.settings.precision();
-    let peak_flops = peak_flops.map_or_else(|| machine::measure_flops(threads, precision), Ok)?;
+    let (machine, precision) = (job.settings.machine(), job.settings.precision());
+    let peak_flops = peak_flops.map_or_else(|| machine.measure_flops(precision), Ok)?;
     let mut run = Run::begin(job, planned, peak_flops, stop, observer)?;
     let result = run.go();
     if let Err(Error::Diverged(report)) = &result {
@@ -118,7 +116,7 @@ impl<'a> Run<'a> {
     ) -> Result<Run<'a>, Error> {
         let Job { settings, dir, corpus, config, origin, questions, base, warnings } = job;
         let Planned { plan, handles, estimate, sampler } = planned;
-        let session = Session::new(plan, machine::backend(settings.threads)?)?;
+        let session = Session::new(plan, settings.machine().backend()?)?;
         let mut trainer = Trainer::new(&settings, session, handles, corpus.loader.clone());
         origin.upload_all(&mut trainer.session, &trainer.plan, &config, settings.seed)?;
         let state = match origin {
@@ -361,7 +359,8 @@ impl<'a> Run<'a> {
             run_dir: self.dir.root().into(),
             version: env!("CARGO_PKG_VERSION"),
             backend: trainer.session.backend_name(),
-            threads: machine::threads(settings.threads),
+            machine: settings.machine().name(),
+            threads: settings.machine().threads(),
             parameters: estimate.parameters.total,
             trained_parameters: estimate.trained,
             memory: estimate.memory.iter().map(|(role, &bytes)| (role.label(), bytes)).collect(),

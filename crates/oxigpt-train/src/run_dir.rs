@@ -107,7 +107,7 @@ impl RunDir {
     pub(crate) fn describe(&mut self, settings: &Settings, corpus: &Corpus) -> Result<(), Error> {
         durable::replace(&self.root.join(CONFIG), settings.to_toml().as_bytes())?;
         if self.facts.metadata()?.len() == 0 {
-            self.facts.write_all(facts(corpus).as_bytes())?;
+            self.facts.write_all(facts(settings, corpus).as_bytes())?;
             self.facts.sync_all()?;
         }
         Ok(())
@@ -124,14 +124,15 @@ pub(crate) fn checkpoints(root: &Path) -> PathBuf {
 }
 
 /// The content of `run.json`: what else one has to know to repeat a run.
-fn facts(corpus: &Corpus) -> String {
+fn facts(settings: &Settings, corpus: &Corpus) -> String {
     let source = corpus.dataset.manifest().map(|manifest| &manifest.source);
     let facts = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "started": utc(SystemTime::now()),
         "machine": {
             "processor": machine::processor(),
-            "threads": machine::threads(0),
+            "device": settings.machine().name(),
+            "threads": settings.machine().threads(),
             "memory_bytes": machine::total_memory(),
             "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         },

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use oxigpt_compute::Session;
 use oxigpt_data::{DataOrder, Dataset, Loader, PrepareOptions, Split, TokenizerKind, prepare_text};
 use oxigpt_model::{Initial, TrainPlan};
+use oxigpt_train::Trainer;
 use oxigpt_train::settings::Settings;
-use oxigpt_train::{Trainer, machine};
 
 struct Counting;
 
@@ -63,7 +63,7 @@ fn a_step_allocates_nothing() {
     let config = settings.model_config(dataset.vocab_size().unwrap());
     let (plan, handles) =
         TrainPlan::build(&config, &settings.train_shape(oxigpt_model::AttentionKind::Softmax)).unwrap();
-    let session = Session::new(plan, machine::backend(settings.threads).unwrap()).unwrap();
+    let session = Session::new(plan, settings.machine().backend().unwrap()).unwrap();
     let loader = Loader::new(dataset.split(Split::Train), DataOrder::Shuffled, 64, 1).unwrap();
     let mut trainer = Trainer::new(&settings, session, handles, loader);
     let initial = Initial { config: &config, seed: 1 };

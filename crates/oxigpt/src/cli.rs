@@ -12,6 +12,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
 };
+use oxigpt_train::machine;
 use oxigpt_train::settings::{self, KEYS, Kind, Settings};
 
 use crate::hint::CliError;
@@ -156,6 +157,8 @@ pub(crate) enum Commands {
     /// Say what a run will take: memory, work and time
     #[command(after_help = DEFAULTS)]
     Plan(PlanArgs),
+    /// Say what this machine can compute on, and what a GPU still takes
+    Devices(DevicesArgs),
     /// List the built-in recipes, or print one
     Recipes(RecipesArgs),
     /// Print the completion script for a shell
@@ -194,6 +197,9 @@ pub(crate) struct SampleArgs {
     /// Stop at the end of the text, where the model says that it ends
     #[arg(long)]
     pub(crate) stop: bool,
+    /// Where to compute: cpu, cuda, cuda:N, or auto
+    #[arg(long, default_value = "cpu", value_name = "DEVICE", value_parser = device)]
+    pub(crate) device: String,
     /// Worker threads; 0 = one per core
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) threads: usize,
@@ -371,11 +377,23 @@ pub(crate) enum Dtype {
     Bfloat16,
 }
 
+fn device(text: &str) -> Result<String, String> {
+    let error = || "it must be cpu, cuda, cuda:N or auto".to_owned();
+    machine::is_device(text).then(|| text.to_owned()).ok_or_else(error)
+}
+
 fn temperature(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if (0.0..f64::INFINITY).contains(&value) => Ok(value),
         _ => Err("it must be a number, 0 or more, such as 0.8".to_owned()),
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevicesArgs {
+    /// Print what was found as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

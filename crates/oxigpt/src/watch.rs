@@ -209,12 +209,7 @@ fn table(started: &Started) -> String {
     );
     row(
         "machine",
-        format!(
-            "{}, {} threads, {} in matrix products",
-            started.backend,
-            started.threads,
-            metric(started.peak_flops_per_s, "FLOP/s")
-        ),
+        format!("{}, {} in matrix products", started.machine, metric(started.peak_flops_per_s, "FLOP/s")),
     );
     row("memory", bytes(started.memory_bytes as f64));
     for (role, size) in started.memory.iter().filter(|(_, size)| **size > 0) {

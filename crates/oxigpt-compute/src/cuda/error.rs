@@ -10,7 +10,7 @@ use super::library::Library;
 #[derive(Clone, Debug, Error)]
 pub enum CudaError {
     /// A shared library is in none of the places where it could be.
-    #[error("{library} was not found: looked for {names} in {}", places(.looked_in))]
+    #[error("no {library} was found: looked for {names} in {}", places(.looked_in))]
     Missing {
         /// Which.
         library: Library,
@@ -20,7 +20,7 @@ pub enum CudaError {
         looked_in: Vec<PathBuf>,
     },
     /// A shared library is there, but the system's loader refuses it.
-    #[error("{library} cannot be loaded: {reason}")]
+    #[error("the {library} library cannot be loaded: {reason}")]
     Unusable {
         /// Which.
         library: Library,

@@ -2,10 +2,10 @@
 //!
 //! Under [`Precision::Bfloat16`] what operators hand to each other is stored in bfloat16: half the bytes, and the type that
 //! products read. Weights, their gradients and moments, statistics and losses stay float32; a weight that is an operand of
-//! a product has a copy in bfloat16 beside it.
+//! a product has a copy in bfloat16 beside it, and so has a stored matrix that is kept in bfloat16.
 
 use crate::arena::place;
-use crate::{Dtype, Op, Plan, Precision, TensorId};
+use crate::{Dtype, Op, Plan, Precision, Storage, TensorId};
 
 /// Every tensor begins at a multiple of this many bytes.
 const ALIGNMENT: usize = 256;
@@ -47,25 +47,29 @@ impl Layout {
             .iter()
             .map(|tensor| if tensor.dtype == Dtype::U32 { Element::U32 } else { Element::F32 })
             .collect();
+        let ops = || plan.phases.iter().flat_map(|phase| &phase.ops);
+        let is_bf16 = plan.precision() == Precision::Bfloat16;
+        for id in ops().flat_map(activations).filter(|_| is_bf16) {
+            elements[id.index()] = Element::Bf16;
+        }
         let mut copies = vec![None; elements.len()];
         let mut copy_bytes = 0;
-        if plan.precision() == Precision::Bfloat16 {
-            let ops = || plan.phases.iter().flat_map(|phase| &phase.ops);
-            for id in ops().flat_map(activations) {
-                elements[id.index()] = Element::Bf16;
-            }
-            for id in ops().flat_map(weights) {
-                let copy = &mut copies[id.index()];
-                if copy.is_none() && elements[id.index()] == Element::F32 {
-                    *copy = Some(copy_bytes);
-                    copy_bytes += (2 * plan.tensor(id).len()).next_multiple_of(ALIGNMENT);
-                }
+        for id in ops().flat_map(weights).filter(|&id| is_bf16 || is_kept_in_bf16(plan, id)) {
+            let copy = &mut copies[id.index()];
+            if copy.is_none() && elements[id.index()] == Element::F32 {
+                *copy = Some(copy_bytes);
+                copy_bytes += (2 * plan.tensor(id).len()).next_multiple_of(ALIGNMENT);
             }
         }
-        let bytes =
-            |id: TensorId| (plan.tensor(id).len() * elements[id.index()].bytes()).next_multiple_of(ALIGNMENT);
-        let (offsets, arena_bytes) = place(&plan.tensors, &plan.phases, bytes);
-        Layout { elements, offsets, copies, arena_bytes, copy_bytes }
+        let mut layout = Layout { elements, offsets: Vec::new(), copies, arena_bytes: 0, copy_bytes };
+        let (offsets, arena_bytes) = place(&plan.tensors, &plan.phases, |id| layout.bytes(plan, id));
+        (layout.offsets, layout.arena_bytes) = (offsets, arena_bytes);
+        layout
+    }
+
+    /// Bytes of a tensor, up to where the next may begin.
+    pub(super) fn bytes(&self, plan: &Plan, id: TensorId) -> usize {
+        (plan.tensor(id).len() * self.element(id).bytes()).next_multiple_of(ALIGNMENT)
     }
 
     /// How a tensor is stored.
@@ -82,6 +86,11 @@ impl Layout {
     pub(super) fn copy(&self, id: TensorId) -> Option<usize> {
         self.copies[id.index()]
     }
+}
+
+/// Whether a tensor is a matrix whose products are those of bfloat16, whatever the precision of the plan.
+pub(super) fn is_kept_in_bf16(plan: &Plan, id: TensorId) -> bool {
+    plan.tensor(id).storage() == Some(Storage::Bfloat16)
 }
 
 /// The operands of an operator that kernels take as activations.

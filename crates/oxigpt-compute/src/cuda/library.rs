@@ -45,8 +45,6 @@ pub enum Library {
     Nvrtc,
     /// Matrix products.
     CublasLt,
-    /// Attention.
-    Cudnn,
 }
 
 impl Library {
@@ -60,7 +58,15 @@ impl Library {
             Library::Driver => vec!["libcuda.so.1".into()],
             Library::Nvrtc => by_cuda("libnvrtc"),
             Library::CublasLt => by_cuda("libcublasLt"),
-            Library::Cudnn => vec!["libcudnn.so.9".into()],
+        }
+    }
+
+    /// A name for programs.
+    pub fn key(self) -> &'static str {
+        match self {
+            Library::Driver => "driver",
+            Library::Nvrtc => "nvrtc",
+            Library::CublasLt => "cublaslt",
         }
     }
 
@@ -79,21 +85,16 @@ impl Library {
                 "`pip install nvidia-cublas` (nvidia-cublas-cu12 for CUDA 12) in the Python environment \
                  at hand, or name the directory of the library in OXIGPT_CUDA_PATH"
             }
-            Library::Cudnn => {
-                "`pip install nvidia-cudnn-cu13` in the Python environment at hand, or name the directory \
-                 of the library in OXIGPT_CUDA_PATH"
-            }
         }
     }
 }
 
 impl fmt::Display for Library {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Library::Driver => "the NVIDIA driver",
+        f.pad(match self {
+            Library::Driver => "NVIDIA driver",
             Library::Nvrtc => "NVRTC",
             Library::CublasLt => "cuBLASLt",
-            Library::Cudnn => "cuDNN",
         })
     }
 }

@@ -16,7 +16,8 @@ const FEW_ROWS: usize = 8;
 pub(super) fn operator(launcher: &mut Launcher, op: &Op) -> Result<(), CudaError> {
     match *op {
         Op::Linear { x, w, layout, bias, gelu, out } => {
-            if launcher.tensor(x).rows() <= FEW_ROWS {
+            let same = launcher.matrix(x).element == launcher.weight(w).element;
+            if launcher.tensor(x).rows() <= FEW_ROWS && same {
                 few_rows(launcher, (x, w, layout, bias), gelu, out)
             } else {
                 linear(launcher, (x, w, layout, bias), gelu, out)
@@ -75,7 +76,8 @@ fn linear(
     gelu: Option<(Gelu, TensorId)>,
     out: TensorId,
 ) -> Result<(), CudaError> {
-    let (a, b) = (launcher.matrix(x), in_out(launcher.weight(w), layout));
+    let b = in_out(launcher.weight(w), layout);
+    let a = as_element(launcher, launcher.matrix(x), b.element)?;
     let result = gelu.map_or(out, |(_, before)| before);
     let plain = Product { c: launcher.matrix(result), a, b, accumulate: false, epilogue: Epilogue::None };
     let fused = Product {
@@ -122,6 +124,17 @@ fn epilogue(
     }
 }
 
+/// A matrix in the type of what it is multiplied by: itself, or its copy in scratch memory.
+fn as_element(launcher: &mut Launcher, x: Matrix, element: Element) -> Result<Matrix, CudaError> {
+    if x.element == element {
+        return Ok(x);
+    }
+    let (n, address) = (x.rows * x.cols, launcher.prepared.scratch.at(0));
+    let arguments = [Argument::Pointer(address), Argument::Pointer(x.address), long(n)];
+    launcher.kernel(File::Elementwise, "to_bf16", Grid::over(n), &arguments)?;
+    Ok(Matrix { address, element: Element::Bf16, ..x })
+}
+
 /// `out[c] (+)= sum over rows of x[row, c]`.
 fn column_sums(
     launcher: &mut Launcher,
@@ -143,7 +156,8 @@ pub(super) fn classifier(launcher: &mut Launcher, op: &Op) -> Result<(), CudaErr
         unreachable!("not a classifier")
     };
     let (rows, slice_rows) = (launcher.tensor(x).rows(), launcher.tensor(logits).rows());
-    let (x_nc, logits_nv, w_vc) = (launcher.matrix(x), launcher.matrix(logits), launcher.weight(w));
+    let (logits_nv, w_vc) = (launcher.matrix(logits), launcher.weight(w));
+    let x_nc = as_element(launcher, launcher.matrix(x), w_vc.element)?;
     let padded = logits_nv.cols;
     let scale = Argument::Float(grad.map_or(1.0, |grad| grad.scale as f32));
     for start in (0..rows).step_by(slice_rows) {

@@ -22,6 +22,7 @@ mod nvrtc;
 mod operators;
 mod tables;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ use nvrtc::Nvrtc;
 use tables::Tables;
 
 use crate::bfloat16::rounded;
-use crate::{Backend, Data, DataMut, Error, Op, PhaseId, Plan, Precision, TensorId};
+use crate::{Backend, Data, DataMut, Error, Op, PhaseId, Plan, Precision, Role, TensorId};
 
 /// How the backend uses the machine.
 #[derive(Clone, Debug, Default)]
@@ -211,7 +212,7 @@ impl Backend for Cuda {
             None => reals,
             Some(storage) => {
                 let rows = reals.chunks(plan.tensor(tensor).width());
-                kept = rows.flat_map(|row| storage.kept(row)).map(|x| x as f32).collect::<Vec<_>>();
+                kept = rows.flat_map(|row| storage.kept(row)).map(|value| value as f32).collect::<Vec<_>>();
                 &kept
             }
         };
@@ -268,8 +269,17 @@ impl Backend for Cuda {
     }
 }
 
-/// Bytes that a plan takes of a GPU's memory.
-pub fn memory_bytes(plan: &Plan) -> usize {
+/// Bytes that a plan takes of a GPU's memory, by role. Activations share one region; what the backend takes beside the
+/// tensors is [`Role::Workspace`].
+pub fn memory_by_role(plan: &Plan) -> BTreeMap<Role, usize> {
     let layout = Layout::of(plan);
-    layout.arena_bytes + layout.copy_bytes + operators::scratch_bytes(plan) + blas::WORKSPACE_BYTES
+    let mut by_role = BTreeMap::new();
+    for (id, tensor) in plan.tensors().filter(|(_, tensor)| !tensor.role.is_transient()) {
+        *by_role.entry(tensor.role).or_insert(0) += layout.bytes(plan, id);
+    }
+    let lasting: usize = by_role.values().sum();
+    by_role.insert(Role::Activation, layout.arena_bytes - lasting);
+    let own = layout.copy_bytes + operators::scratch_bytes(plan) + blas::WORKSPACE_BYTES;
+    by_role.insert(Role::Workspace, own);
+    by_role
 }

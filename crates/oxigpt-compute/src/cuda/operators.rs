@@ -7,6 +7,7 @@ use super::driver::Argument;
 use super::error::CudaError;
 use super::kernels::File;
 use super::launch::{BLOCK, Grid, Launcher, NULL, int, long};
+use super::layout::is_kept_in_bf16;
 use super::linear;
 use super::tables;
 use crate::{Dropout, Gelu, Op, Plan, TensorId};
@@ -48,6 +49,9 @@ pub(super) fn scratch_bytes(plan: &Plan) -> usize {
             4 * column_parts(dout.rows()) * dout.width()
         }
         Op::AttentionBackward { softmax: Some((_, lse)), .. } => 4 * plan.tensor(*lse).len(),
+        Op::Linear { x, w, .. } | Op::Classifier { x, w, .. } if is_kept_in_bf16(plan, *w) => {
+            2 * plan.tensor(*x).len()
+        }
         Op::GradNorm { gradients, .. } => {
             let lens: Vec<usize> = gradients.iter().map(|&id| plan.tensor(id).len()).collect();
             8 * tables::count(&lens)

@@ -16,6 +16,7 @@ mod steps;
 mod stored;
 
 use oxigpt_compute::cpu::{Cpu, CpuOptions};
+use oxigpt_compute::cuda::{Cuda, CudaOptions};
 use oxigpt_compute::reference::Reference;
 use oxigpt_compute::{Backend, Precision};
 
@@ -42,7 +43,7 @@ struct Tolerance {
 }
 
 fn backends() -> Vec<Row> {
-    vec![
+    let mut rows = vec![
         Row {
             variants: vec![("reference", || Box::new(Reference::new()))],
             tolerance: |_, _| Tolerance { relative: 0.0, absolute: 0.0 },
@@ -57,7 +58,25 @@ fn backends() -> Vec<Row> {
             tolerance: float32,
             whole_step: [1e-5, 2e-2],
         },
-    ]
+    ];
+    if std::env::var_os("OXIGPT_TEST_DEVICE").is_some_and(|device| device == "cuda") {
+        rows.push(Row { variants: vec![("cuda", cuda)], tolerance: gpu, whole_step: [3e-5, 3e-2] });
+    }
+    rows
+}
+
+/// The first GPU. Kernels are kept for the next test.
+fn cuda() -> Box<dyn Backend> {
+    let cache = Some(std::env::temp_dir().join("oxigpt-test-kernels"));
+    Box::new(Cuda::new(CudaOptions { cache, ..CudaOptions::default() }).unwrap())
+}
+
+/// What rounding to float32 allows; in bfloat16, operands and results have 8 bits of significand.
+fn gpu(operator: &str, precision: Precision) -> Tolerance {
+    match precision {
+        Precision::Float32 => float32(operator, precision),
+        Precision::Bfloat16 => Tolerance { relative: 1e-2, absolute: 1e-3 },
+    }
 }
 
 fn cpu(threads: usize) -> Box<dyn Backend> {

@@ -4,6 +4,7 @@ use oxigpt_model::AttentionError;
 
 use super::error::impossible;
 use super::{Settings, SettingsError, Start};
+use crate::machine;
 
 impl Settings {
     /// Tokens that one step (one update) learns from.
@@ -208,9 +209,16 @@ impl Settings {
     }
 
     fn check_available(&self) -> Result<(), SettingsError> {
+        if !machine::is_device(&self.device) {
+            let message = format!("`device` must be one of cpu, cuda, cuda:N, auto, not \"{}\"", self.device);
+            return Err(impossible(
+                message,
+                "use `device = \"cpu\"`, or \"auto\"; `oxigpt devices` lists the GPUs",
+            ));
+        }
         let limits = [
-            ("device", &self.device, &["cpu"][..], &["cuda"][..]),
-            ("dtype", &self.dtype, &["float32", "bfloat16", "int8"], &["float16"]),
+            ("dtype", &self.dtype, &["float32", "bfloat16", "int8"][..], &["float16"][..]),
+            ("float32_matmul_precision", &self.float32_matmul_precision, &["highest", "high"], &[]),
         ];
         for (key, value, available, later) in limits {
             if !available.contains(&value.as_str()) {

@@ -7,6 +7,7 @@ use oxigpt_model::{
 };
 
 use super::{Settings, Start};
+use crate::machine::Machine;
 
 /// AdamW's guard against division by zero, as in all GPT-2 code.
 const ADAMW_EPS: f64 = 1e-8;
@@ -41,6 +42,11 @@ impl Settings {
             gelu: self.gelu,
             attention: self.attention(),
         }
+    }
+
+    /// Where the run computes.
+    pub fn machine(&self) -> Machine {
+        Machine::new(&self.device, self.threads, self.float32_matmul_precision == "high")
     }
 
     /// What operands of matrix products are rounded to.

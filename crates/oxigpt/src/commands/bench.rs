@@ -49,10 +49,10 @@ fn configured(args: &BenchArgs) -> Result<(Settings, usize)> {
 fn train(args: &BenchArgs, table: impl Fn(&Steps, f64) -> String) -> Result<(String, Value)> {
     let (settings, vocab_size) = configured(args)?;
     let n_steps = args.steps.map_or(STEPS, |steps| steps.get() as usize);
-    let peak = machine::measure_flops(settings.threads, settings.precision())?;
+    let peak = settings.machine().measure_flops(settings.precision())?;
     let steps = time_steps(&settings, vocab_size, (args.warmup, n_steps))?;
     let head = format!(
-        "{} layers, {} heads, width {}, {} x {} tokens, vocabulary {}, {}, {} threads\n\n",
+        "{} layers, {} heads, width {}, {} x {} tokens, vocabulary {}, {}, {}\n\n",
         settings.n_layer,
         settings.n_head,
         settings.n_embd,
@@ -60,7 +60,7 @@ fn train(args: &BenchArgs, table: impl Fn(&Steps, f64) -> String) -> Result<(Str
         settings.block_size,
         thousands(vocab_size as u64),
         settings.dtype,
-        machine::threads(settings.threads),
+        settings.machine().name(),
     );
     Ok((head + &table(&steps, peak), json_of(&steps, peak)))
 }

@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod convert;
 mod data;
+mod devices;
 mod eval;
 mod plan;
 mod prepare;
@@ -33,6 +34,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Commands::Compare(args) => compare::run(&args)?,
         Commands::Bench(kind) => bench::run(&kind)?,
         Commands::Plan(args) => plan::run(&args)?,
+        Commands::Devices(args) => devices::run(&args)?,
         Commands::Recipes(args) => recipes::run(&args)?,
         Commands::Completions(args) => completions(&args)?,
     }

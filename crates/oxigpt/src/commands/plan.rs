@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use oxigpt_train::settings::Settings;
-use oxigpt_train::{Error, Estimate, machine, planned_scoring, planned_vocab_size};
+use oxigpt_train::{Error, Estimate, planned_scoring, planned_vocab_size};
 use serde_json::json;
 
 use crate::cli::PlanArgs;
@@ -31,8 +31,8 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let vocab_size = vocab_size(&settings)?;
     let scored = planned_scoring(&settings, fetch::fetched_hellaswag().as_deref(), vocab_size)?;
     let estimate = Estimate::of(&settings, vocab_size, scored)?;
-    let flops_per_s = machine::measure_flops(settings.threads, settings.precision())?;
-    let bytes_per_s = machine::measure_bandwidth(settings.threads)?;
+    let flops_per_s = settings.machine().measure_flops(settings.precision())?;
+    let bytes_per_s = settings.machine().measure_bandwidth()?;
     let step_seconds = estimate.step_seconds(flops_per_s, bytes_per_s);
     let outlook = Outlook { settings, estimate, step_seconds, flops_per_s, bytes_per_s };
     let mut out = io::stdout().lock();

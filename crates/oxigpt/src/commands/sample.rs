@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::cli::{Kept, SampleArgs};
 use crate::configure;
 use crate::model;
-use oxigpt_train::machine;
+use oxigpt_train::machine::Machine;
 
 /// Between one sample and the next.
 const RULE: &str = "---------------";
@@ -102,7 +102,8 @@ impl Speaker {
         let positions = prompt.len().saturating_add(args.max_new_tokens).clamp(1, config.block_size);
         let shape = DecodeShape { batch_size: args.num_samples.clamp(1, SIDE_BY_SIDE), positions, storage };
         let (plan, table, decoder) = decode_plan(&config, &shape)?;
-        let mut session = machine::session(plan, args.threads)?;
+        let machine = Machine::new(&args.device, args.threads, false);
+        let mut session = machine.session(plan)?;
         table.upload(&mut session, &model.weights)?;
         Ok(Speaker { session, decoder, tokenizer, prompt })
     }

@@ -9,8 +9,8 @@ use std::io::{self, Write};
 use anyhow::Result;
 use oxigpt_compute::{Plan, Session};
 use oxigpt_model::{ModelConfig, TensorTable};
+use oxigpt_train::Model;
 use oxigpt_train::settings::Settings;
-use oxigpt_train::{Model, machine};
 use serde_json::{Map, Value};
 
 use crate::cli::EvalArgs;
@@ -79,8 +79,8 @@ impl Subject {
 
     /// A session of a plan, with its weights in it.
     fn session(&self, plan: Plan, parameters: &TensorTable) -> Result<Session> {
-        let Settings { threads, .. } = self.settings;
-        let mut session = machine::session(plan.with_precision(self.settings.precision()), threads)?;
+        let plan = plan.with_precision(self.settings.precision());
+        let mut session = self.settings.machine().session(plan)?;
         parameters.upload(&mut session, &self.model.weights)?;
         Ok(session)
     }

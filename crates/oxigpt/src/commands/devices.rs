@@ -1,0 +1,92 @@
+//! `oxigpt devices`: what this machine can compute on, and what using a GPU still takes.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use oxigpt_compute::cuda::{self, CudaError, GpuInfo, LibraryReport, Report};
+use oxigpt_train::machine::Machine;
+use serde_json::{Value, json};
+
+use crate::cli::DevicesArgs;
+use crate::report::bytes;
+
+/// Prints what is found here.
+pub(crate) fn run(args: &DevicesArgs) -> Result<()> {
+    let report = cuda::report();
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", json_of(&report))?;
+    } else {
+        write!(out, "{}", table(&report))?;
+    }
+    Ok(())
+}
+
+fn json_of(report: &Report) -> Value {
+    let absent = |error: &CudaError| json!({ "error": error.to_string(), "hint": error.hint() });
+    let library = |found: &Result<LibraryReport, CudaError>| match found {
+        Ok(found) => json!({ "version": found.version, "path": found.path }),
+        Err(error) => absent(error),
+    };
+    let libraries: serde_json::Map<_, _> =
+        report.libraries.iter().map(|(name, found)| (name.key().to_owned(), library(found))).collect();
+    let gpus = match &report.gpus {
+        None => json!([]),
+        Some(Ok(gpus)) => gpus.iter().map(gpu_json).collect(),
+        Some(Err(error)) => absent(error),
+    };
+    json!({
+        "cpu": { "threads": cpu().threads() },
+        "libraries": libraries,
+        "gpus": gpus,
+        "cuda": report.is_complete(),
+    })
+}
+
+fn gpu_json(gpu: &GpuInfo) -> Value {
+    json!({
+        "device": format!("cuda:{}", gpu.index),
+        "name": gpu.name,
+        "capability": format!("{}.{}", gpu.capability.0, gpu.capability.1),
+        "multiprocessors": gpu.multiprocessors,
+        "memory_bytes": gpu.memory_bytes,
+    })
+}
+
+fn table(report: &Report) -> String {
+    let mut text = format!("cpu             {}\n", cpu().name());
+    let mut row = |name: &str, found: String| text += &format!("{name:16}{found}\n");
+    let mut hints = Vec::new();
+    let mut absent = |error: &CudaError| {
+        hints.extend(error.hint());
+        error.to_string()
+    };
+    for gpu in report.gpus.iter().flatten().flatten() {
+        let (major, minor) = gpu.capability;
+        let memory = bytes(gpu.memory_bytes as f64);
+        let units = gpu.multiprocessors;
+        let what =
+            format!("{}, compute capability {major}.{minor}, {units} multiprocessors, {memory}", gpu.name);
+        row(&format!("cuda:{}", gpu.index), what);
+    }
+    for (library, found) in &report.libraries {
+        let found = match found {
+            Ok(found) => format!("{}, {}", found.version, found.path.display()),
+            Err(error) => absent(error),
+        };
+        row(&library.to_string(), found);
+    }
+    if let Some(Err(error)) = &report.gpus {
+        row("cuda", absent(error));
+    }
+    text += if report.is_complete() {
+        "--device=cuda computes on the first GPU\n"
+    } else {
+        "--device=cuda cannot be used here\n"
+    };
+    text + &hints.iter().map(|hint| format!("hint: {hint}\n")).collect::<String>()
+}
+
+fn cpu() -> Machine {
+    Machine::new("cpu", 0, false)
+}
