@@ -80,7 +80,8 @@ impl From<File> for Variant {
 }
 
 impl Variant {
-    fn defines(&self, bf16: bool) -> Vec<String> {
+    /// Options of the compiler.
+    fn options(&self, architecture: &str, bf16: bool) -> Vec<String> {
         let bf16 = u32::from(bf16);
         let mut defines = vec![("ACT_BF16", bf16), ("WGT_BF16", bf16)];
         if let Some(AttentionVariant { head, kind, poly, clamp, by_position, dropout }) = self.attention {
@@ -88,7 +89,9 @@ impl Variant {
                 .map(|(name, flag)| (name, u32::from(flag)));
             defines.extend([("HEAD", head as u32), ("KIND", kind), ("POLY", poly)].into_iter().chain(flags));
         }
-        defines.iter().map(|(name, value)| format!("-D{name}={value}")).collect()
+        let target = [format!("--gpu-architecture={architecture}"), "--std=c++17".into()];
+        let defines = defines.iter().map(|(name, value)| format!("-D{name}={value}"));
+        target.into_iter().chain(defines).collect()
     }
 }
 
@@ -140,10 +143,32 @@ impl Kernels {
 
     fn compile(&self, variant: Variant, cache: &Cache) -> Result<Vec<u8>, CudaError> {
         let (name, parts) = variant.file.source();
-        let source = parts.concat();
-        let mut options = vec![format!("--gpu-architecture={}", self.architecture), "--std=c++17".into()];
-        options.extend(variant.defines(self.bf16));
+        let (source, options) = (parts.concat(), variant.options(&self.architecture, self.bf16));
         let key = ["cubin", &self.nvrtc.version, &options.join(" "), &source];
         cache.get_or_make(&key, || self.nvrtc.compile(name, &source, &options))
     }
+}
+
+/// Compiles every file for an architecture, with both types of activations.
+#[cfg(test)]
+pub(super) fn compile_all(nvrtc: &Nvrtc, architecture: &str) -> Result<(), CudaError> {
+    let plain = [File::Classifier, File::Elementwise, File::Embed, File::FewRows, File::Norm, File::Update];
+    let attention = AttentionVariant { head: 64, kind: 0, poly: 0, clamp: false, dropout: true };
+    let mut variants: Vec<(Variant, bool)> =
+        plain.iter().flat_map(|&file| [(file.into(), false), (file.into(), true)]).collect();
+    for (file, bf16) in [
+        (File::Attention, true),
+        (File::AttentionGeneral, true),
+        (File::AttentionGeneral, false),
+        (File::Decode, true),
+        (File::Decode, false),
+    ] {
+        let dropout = file != File::Decode;
+        variants.push((Variant { file, attention: Some(AttentionVariant { dropout, ..attention }) }, bf16));
+    }
+    for (variant, bf16) in variants {
+        let (name, parts) = variant.file.source();
+        nvrtc.compile(name, &parts.concat(), &variant.options(architecture, bf16))?;
+    }
+    Ok(())
 }

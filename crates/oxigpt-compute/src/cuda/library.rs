@@ -262,3 +262,6 @@ macro_rules! functions {
     (@status $result:ty) => { $result };
 }
 pub(super) use functions;
+
+#[cfg(test)]
+mod tests;

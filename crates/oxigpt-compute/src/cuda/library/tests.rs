@@ -1,0 +1,150 @@
+//! The loader against directories laid out like Python's packages, with libraries of a few lines; the machine's C compiler
+//! makes them, and where there is none these tests show nothing. And against NVIDIA's own NVRTC, where a variable names it.
+
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::cuda::devices;
+use crate::cuda::driver::Driver;
+use crate::cuda::nvrtc::Nvrtc;
+
+const NVRTC: &str = "
+    int nvrtcVersion(int *major, int *minor) { *major = VERSION; *minor = 2; return 0; }
+    int nvrtcGetErrorString(int s) { return 0; } int nvrtcGetNumSupportedArchs(int *n) { *n = 0; return 0; }
+    int nvrtcGetSupportedArchs(int *n) { return 0; } int nvrtcCreateProgram() { return 1; }
+    int nvrtcCompileProgram() { return 1; } int nvrtcGetProgramLogSize() { return 1; }
+    int nvrtcGetProgramLog() { return 1; } int nvrtcGetCUBINSize() { return 1; }
+    int nvrtcGetCUBIN() { return 1; } int nvrtcDestroyProgram() { return 0; }";
+
+/// A shared library made of C, or nothing where there is no compiler.
+fn library(path: &Path, source: &str, defines: &[&str]) -> Option<()> {
+    fs_err::create_dir_all(path.parent()?).unwrap();
+    let file = path.with_extension("c");
+    fs_err::write(&file, source).unwrap();
+    let status = Command::new("cc").args(["-w", "-shared", "-fPIC", "-o"]).arg(path).args(defines).arg(&file);
+    status.status().ok().filter(std::process::ExitStatus::success).map(drop)
+}
+
+fn refusal<T>(result: Result<T, CudaError>) -> String {
+    let error = result.err().expect("an error");
+    format!("{error} | {}", error.hint().unwrap())
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_places_and_its_remedy() {
+    let dir = TempDir::new().unwrap();
+    let places =
+        Places::new(vec![dir.path().into(), dir.path().join("no such directory"), dir.path().into()]);
+    let shown = dir.path().display();
+    assert_eq!(
+        refusal(places.open(Library::Nvrtc, 99)),
+        format!(
+            "no NVRTC was found: looked for libnvrtc.so.13 or libnvrtc.so.12 in {shown} | `pip install \
+             nvidia-cuda-nvrtc` (nvidia-cuda-nvrtc-cu12 for CUDA 12) in the Python environment at hand, or name the \
+             directory of the library in OXIGPT_CUDA_PATH"
+        )
+    );
+    // What is newer than the driver is not looked for.
+    let message = refusal(places.open(Library::CublasLt, 12));
+    assert!(message.starts_with("no cuBLASLt was found: looked for libcublasLt.so.12 in"), "{message}");
+}
+
+#[test]
+fn python_packages_of_both_layouts_are_found() {
+    for (package, version) in [("cu13", "13"), ("cuda_nvrtc", "12")] {
+        let dir = TempDir::new().unwrap();
+        let packages = dir.path().join("lib/python3.12/site-packages/nvidia");
+        let path = packages.join(package).join(format!("lib/libnvrtc.so.{version}"));
+        let Some(()) = library(&path, NVRTC, &[&format!("-DVERSION={version}")]) else { return };
+        let places = Places::new(python_dirs(dir.path()));
+        let nvrtc = Nvrtc::open(&places, 13).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((nvrtc.version, nvrtc.path), (format!("{version}.2"), path));
+    }
+}
+
+/// The major version decides before the place does, and a library that cannot be loaded is passed over.
+#[test]
+fn the_best_that_works_is_taken() {
+    let dir = TempDir::new().unwrap();
+    let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+    let Some(()) = library(&first.join("libnvrtc.so.12"), NVRTC, &["-DVERSION=12"]) else { return };
+    library(&second.join("libnvrtc.so.13"), NVRTC, &["-DVERSION=13"]).unwrap();
+    let places = Places::new(vec![first.clone(), second.clone()]);
+    assert_eq!(Nvrtc::open(&places, 13).ok().unwrap().version, "13.2");
+    assert_eq!(Nvrtc::open(&places, 12).ok().unwrap().version, "12.2");
+    fs_err::write(first.join("libnvrtc.so.13"), "no library").unwrap();
+    assert_eq!(Nvrtc::open(&places, 13).ok().unwrap().version, "13.2");
+    fs_err::write(second.join("libcublasLt.so.12"), "no library").unwrap();
+    let message = refusal(places.open(Library::CublasLt, 12));
+    assert!(message.starts_with("the cuBLASLt library cannot be loaded: "), "{message}");
+    assert!(
+        message.contains("libcublasLt.so.12") && message.contains("| install a current version"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_library_that_lacks_a_function_is_named() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("libcublasLt.so.13");
+    let Some(()) = library(&path, "int cublasLtGetVersion(void) { return 1; }", &[]) else { return };
+    let places = Places::new(vec![dir.path().into()]);
+    let message = refusal(crate::cuda::blas::CublasLt::open(&places, 13));
+    let start = format!("{} has no function `cublasLtGetStatusString` | ", path.display());
+    assert!(message.starts_with(&start), "{message}");
+}
+
+/// A driver whose every function answers like that of a machine without a GPU.
+fn driver(dir: &TempDir, version: &str) -> Option<Places> {
+    let source = fs_err::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cuda/driver.rs")).unwrap();
+    let names = source.match_indices(" = cu").map(|(at, _)| {
+        let name = &source[at + 3..];
+        &name[..name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap()]
+    });
+    let known = ["cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString"];
+    let others =
+        names.filter(|name| !known.contains(name)).map(|name| format!("int {name}() {{ return 100; }}\n"));
+    let known = format!(
+        "int cuDriverGetVersion(int *version) {{ *version = {version}; return 0; }}
+         int cuGetErrorName(int s, const char **text) {{ *text = \"CUDA_ERROR_NO_DEVICE\"; return 0; }}
+         int cuGetErrorString(int s, const char **text) {{ return 1; }}\n"
+    );
+    library(&dir.path().join("libcuda.so.1"), &(known + &others.collect::<String>()), &[])?;
+    Some(Places::new(vec![dir.path().into()]))
+}
+
+#[test]
+fn drivers_without_a_gpu_and_old_ones_are_told_apart() {
+    let dir = TempDir::new().unwrap();
+    let Some(places) = driver(&dir, "13000") else { return };
+    let found = Driver::open(&places).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((found.version, found.major()), (13000, 13));
+    assert_eq!(
+        refusal(found.gpus()),
+        "the NVIDIA driver finds no GPU (CUDA_ERROR_NO_DEVICE) | check nvidia-smi and CUDA_VISIBLE_DEVICES; \
+         --device=cpu runs without a GPU"
+    );
+    let report = devices::of_places(&places);
+    assert!(!report.is_complete() && matches!(report.gpus, Some(Err(_))));
+
+    let old = TempDir::new().unwrap();
+    let places = driver(&old, "11080").unwrap();
+    assert_eq!(
+        refusal(Driver::open(&places)),
+        "the NVIDIA driver supports CUDA 11.8, but 12.0 is needed | update the NVIDIA driver (580 or newer has CUDA 13)"
+    );
+}
+
+/// NVIDIA's NVRTC in a directory that `OXIGPT_TEST_NVRTC` names compiles every file of ours, without a driver.
+#[test]
+#[ignore = "needs NVRTC: OXIGPT_TEST_NVRTC=site-packages/nvidia/cu13/lib"]
+fn the_real_compiler_is_found_and_works() {
+    let dir = env::var_os("OXIGPT_TEST_NVRTC").expect("OXIGPT_TEST_NVRTC names a directory");
+    let nvrtc = Nvrtc::open(&Places::new(vec![dir.into()]), 13).unwrap_or_else(|error| panic!("{error}"));
+    for capability in [(8, 0), (9, 0), (10, 0)] {
+        let architecture = nvrtc.architecture(capability).unwrap_or_else(|error| panic!("{error}"));
+        crate::cuda::kernels::compile_all(&nvrtc, &architecture).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
