@@ -6,6 +6,7 @@ use oxigpt_compute::{Cost, PhaseId, Plan, Role};
 use oxigpt_model::{AttentionKind, ModelConfig, ParameterCount, TrainPlan, eval_plan, score_plan};
 
 use crate::error::Error;
+use crate::machine::Machine;
 use crate::settings::Settings;
 
 /// What a run will take. Making one allocates nothing of it.
@@ -70,7 +71,7 @@ impl Estimate {
             micro_batches,
             tokens_per_step: settings.tokens_per_step(),
             checkpoint_buffer_bytes: saved.max().unwrap_or(0),
-            ..Estimate::of_phases(config, plan, &runs)
+            ..Estimate::of_phases(&settings.machine(), config, plan, &runs)
         }
     }
 
@@ -83,9 +84,9 @@ impl Estimate {
         let storage = settings.eval_storage();
         let (plan, _, pass) = eval_plan(config, settings.batch_size, settings.block_size, storage)?;
         let plan = plan.with_precision(settings.precision());
-        let tokens_per_step = settings.tokens_per_micro_batch();
+        let (machine, tokens_per_step) = (settings.machine(), settings.tokens_per_micro_batch());
         let mut estimate =
-            Estimate { tokens_per_step, ..Estimate::of_phases(config, &plan, &[(pass.phase, 1)]) };
+            Estimate { tokens_per_step, ..Estimate::of_phases(&machine, config, &plan, &[(pass.phase, 1)]) };
         if let Some([rows, positions]) = scored {
             let (plan, ..) = score_plan(config, rows, positions, storage)?;
             let memory = plan.with_precision(settings.precision()).memory_by_role();
@@ -104,7 +105,7 @@ impl Estimate {
             .collect();
         let times =
             |(cost, n): &(Cost, usize)| Cost { flops: cost.flops * *n as f64, bytes: cost.bytes * *n as f64 };
-        let memory = settings.machine().memory(plan);
+        let memory = machine.memory(plan);
         Estimate {
             parameters: config.parameter_count(),
             trained: 0,

@@ -56,7 +56,7 @@ pub(super) struct AttentionVariant {
     pub(super) kind: u32,
     /// Squarings of a polynomial.
     pub(super) poly: u32,
-    /// Whether negative polynomials count as zero.
+    /// Whether a polynomial is 0 below its range.
     pub(super) clamp: bool,
     /// Whether the weights of a query are divided by its keys.
     pub(super) by_position: bool,
@@ -153,7 +153,8 @@ impl Kernels {
 #[cfg(test)]
 pub(super) fn compile_all(nvrtc: &Nvrtc, architecture: &str) -> Result<(), CudaError> {
     let plain = [File::Classifier, File::Elementwise, File::Embed, File::FewRows, File::Norm, File::Update];
-    let attention = AttentionVariant { head: 64, kind: 0, poly: 0, clamp: false, dropout: true };
+    let attention =
+        AttentionVariant { head: 64, kind: 0, poly: 0, clamp: false, by_position: false, dropout: true };
     let mut variants: Vec<(Variant, bool)> =
         plain.iter().flat_map(|&file| [(file.into(), false), (file.into(), true)]).collect();
     for (file, bf16) in [

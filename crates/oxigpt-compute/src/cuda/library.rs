@@ -99,9 +99,12 @@ impl fmt::Display for Library {
     }
 }
 
-/// Directories to look into, in order.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Places(Vec<PathBuf>);
+/// Where to look, in order.
+pub(super) struct Places {
+    dirs: Vec<PathBuf>,
+    /// Whether to ask the system's loader at last, which has a list of its own.
+    and_system: bool,
+}
 
 impl Places {
     /// Those of this process's environment and this machine.
@@ -123,20 +126,21 @@ impl Places {
         prefixes.extend(of_variable("HOME").into_iter().map(|home| home.join(".local")));
         dirs.extend(prefixes.iter().flat_map(|prefix| python_dirs(prefix)));
         dirs.extend(SYSTEM_DIRS.map(PathBuf::from));
-        Places::new(dirs)
+        Places { and_system: true, ..Places::new(dirs) }
     }
 
     /// Those of `dirs` that exist, each once.
     pub(super) fn new(dirs: Vec<PathBuf>) -> Places {
         let mut seen = BTreeSet::new();
-        Places(dirs.into_iter().filter(|dir| dir.is_dir() && seen.insert(dir.clone())).collect())
+        let dirs = dirs.into_iter().filter(|dir| dir.is_dir() && seen.insert(dir.clone())).collect();
+        Places { dirs, and_system: false }
     }
 
     /// Opens a library. One that is found but cannot be loaded is passed over for the next.
     pub(super) fn open(&self, library: Library, driver_major: i32) -> Result<Opened, CudaError> {
         let names = library.names(driver_major);
         let mut refusal = None;
-        for path in names.iter().flat_map(|name| self.0.iter().map(move |dir| dir.join(name))) {
+        for path in names.iter().flat_map(|name| self.dirs.iter().map(move |dir| dir.join(name))) {
             if path.exists() {
                 match Opened::open(&path) {
                     Ok(opened) => return Ok(opened),
@@ -144,13 +148,13 @@ impl Places {
                 }
             }
         }
-        // The system's own list of libraries names files in directories that we do not know.
-        if let Some(opened) = names.iter().find_map(|name| Opened::open(Path::new(name)).ok()) {
+        let by_name = |name: &String| Opened::open(Path::new(name)).ok();
+        if let Some(opened) = names.iter().filter(|_| self.and_system).find_map(by_name) {
             return Ok(opened);
         }
         Err(match refusal {
             Some(reason) => CudaError::Unusable { library, reason },
-            None => CudaError::Missing { library, names: names.join(" or "), looked_in: self.0.clone() },
+            None => CudaError::Missing { library, names: names.join(" or "), looked_in: self.dirs.clone() },
         })
     }
 }

@@ -4,7 +4,9 @@ use fs_err as fs;
 use oxigpt_eval::tasks::hellaswag::{self, BATCH_SIZE, Protocol, Questions};
 use oxigpt_model::score_plan;
 use oxigpt_train::settings::{Settings, TaskFile};
-use oxigpt_train::{Error, Estimate, Event, HellaSwagScore, Model, Outcome, machine, planned_scoring};
+use oxigpt_train::{
+    Error, Estimate, Event, HellaSwagScore, Model, Outcome, machine::Machine, planned_scoring,
+};
 
 use crate::support::*;
 
@@ -52,7 +54,7 @@ fn scores_are_those_of_the_checkpoint() {
     let questions =
         Questions::new(&items, tokenizer, model.config.block_size, &[Protocol::BuildNanoGpt]).unwrap();
     let (plan, parameters, scorer) = score_plan(&model.config, BATCH_SIZE, questions.positions()).unwrap();
-    let mut session = machine::session(plan, 1).unwrap();
+    let mut session = Machine::new("cpu", 1, false).session(plan).unwrap();
     parameters.upload(&mut session, &model.weights).unwrap();
     let mut go_on = |_| std::ops::ControlFlow::Continue(());
     let found = hellaswag::hellaswag(&mut session, &scorer, &questions, &mut go_on).unwrap().unwrap();

@@ -23,8 +23,9 @@ fn library(path: &Path, source: &str, defines: &[&str]) -> Option<()> {
     fs_err::create_dir_all(path.parent()?).unwrap();
     let file = path.with_extension("c");
     fs_err::write(&file, source).unwrap();
-    let status = Command::new("cc").args(["-w", "-shared", "-fPIC", "-o"]).arg(path).args(defines).arg(&file);
-    status.status().ok().filter(std::process::ExitStatus::success).map(drop)
+    let mut compiler = Command::new("cc");
+    compiler.args(["-w", "-shared", "-fPIC", "-o"]).arg(path).args(defines).arg(&file);
+    compiler.status().ok().filter(std::process::ExitStatus::success).map(drop)
 }
 
 fn refusal<T>(result: Result<T, CudaError>) -> String {
