@@ -129,14 +129,14 @@ def make_optimizer(model, lr, betas=(0.9, 0.95), weight_decay=0.1, kind="fused")
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-8, fused=kind == "fused", foreach=kind == "foreach")
 
 
-def autocast(dtype: str):
+def autocast(dtype: str, device: str = "cpu"):
     """The context of a forward pass: float32 as it is, bfloat16 through autocast over float32 weights."""
-    return torch.autocast("cpu", dtype=torch.bfloat16) if dtype == "bfloat16" else nullcontext()
+    return torch.autocast(device, dtype=torch.bfloat16) if dtype == "bfloat16" else nullcontext()
 
 
 def train_step(model, optimizer, x_bt, y_bt, dtype="float32", grad_clip=1.0):
     """Forward, backward, clip, update, clear. Returns the loss before the update and the norm before clipping."""
-    with autocast(dtype):
+    with autocast(dtype, x_bt.device.type):
         loss = model(x_bt, y_bt)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), grad_clip, foreach=True)

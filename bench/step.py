@@ -1,4 +1,4 @@
-"""Times whole training steps of a GPT in PyTorch on the CPU: forward, backward, clipping, AdamW, clearing.
+"""Times whole training steps of a GPT in PyTorch: forward, backward, clipping, AdamW, clearing.
 
 The tokens are random and the same in every step, so that nothing but the step is timed.
 """
@@ -25,6 +25,8 @@ def arguments():
     p.add_argument("--gelu", choices=["tanh", "erf"], default="tanh")
     p.add_argument("--dropout", type=float, default=0.0)
     p.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    p.add_argument("--precision", choices=["highest", "high"], default="highest", help="high: TF32 on a GPU")
     p.add_argument("--compile", action="store_true", help="pass the model through torch.compile")
     p.add_argument("--adamw", choices=["fused", "foreach", "forloop"], default="fused")
     p.add_argument("--steps", type=int, default=10, help="timed steps")
@@ -44,10 +46,11 @@ def main():
     args = arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
+    torch.set_float32_matmul_precision(args.precision)
     cfg = Config(args.n_layer, args.n_head, args.n_embd, args.block_size, args.vocab_size, args.bias, args.gelu, args.dropout)
-    model = Gpt(cfg)
+    model = Gpt(cfg).to(args.device)
     optimizer = make_optimizer(model, lr=6e-4, kind=args.adamw)
-    tokens = torch.randint(cfg.vocab_size, (args.batch_size, cfg.block_size + 1))
+    tokens = torch.randint(cfg.vocab_size, (args.batch_size, cfg.block_size + 1), device=args.device)
     x_bt, y_bt = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     forward = torch.compile(model) if args.compile else model
 
@@ -55,6 +58,8 @@ def main():
     for _ in range(args.warmup + args.steps):
         start = time.perf_counter()
         loss, norm = train_step(forward, optimizer, x_bt, y_bt, args.dtype)
+        if args.device == "cuda":
+            torch.cuda.synchronize()
         step_ms.append(1e3 * (time.perf_counter() - start))
 
     timed = step_ms[args.warmup :]
@@ -63,7 +68,7 @@ def main():
         "step_ms_min": min(timed),
         "step_ms_max": max(timed),
         "tokens_per_s": 1e3 * x_bt.numel() / median(timed),
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if args.device == "cuda" else peak_memory_bytes(),
         "n_params": n_params(model),
         "loss": loss.item(),
         "grad_norm": norm.item(),

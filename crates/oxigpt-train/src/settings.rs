@@ -74,11 +74,11 @@ settings! {
         init_from: String = "scratch".to_owned();
         /// seed of initialisation, batches, dropout and samples
         seed: u64 = 1337;
-        /// where the run computes: cpu, cuda, cuda:N, or auto (a GPU where there is one)
+        /// where the run computes: cpu, cuda, cuda:N, or auto
         device: String = "cpu".to_owned();
         /// operands of matrix products: float32 or bfloat16; not to train, int8
         dtype: String = "float32".to_owned();
-        /// float32 products on a GPU: highest, or high (TF32: 10 bits of significand, much faster)
+        /// float32 products on a GPU: highest, or high (TF32)
         float32_matmul_precision: String = "highest".to_owned();
         /// worker threads; 0 = one per core
         threads: usize = 0;

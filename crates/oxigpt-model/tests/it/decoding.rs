@@ -55,7 +55,7 @@ fn run(session: &mut Session, decoder: &Decoder, prompt: &[u32], options: &Sampl
 fn greedy_text_is_that_of_transformers() {
     let expected: Vec<u32> = serde_json::from_value(expected()["greedy"].clone()).unwrap();
     let Pretrained { config, weights, .. } = open_pretrained(fixture("hf-gpt2")).unwrap();
-    for target in TARGETS {
+    for target in targets() {
         let (mut session, decoder) = decoding(&config, &weights, target.backend);
         let mut streamed = Vec::new();
         let found = generate(&mut session, &decoder, &expected[..5], &GREEDY, &mut |token| {

@@ -32,7 +32,7 @@ fn at_start(target: &Target, case: &Case) -> (Session, TrainPlan) {
 
 #[test]
 fn gradients_are_those_of_pytorch() {
-    for target in [REFERENCE, CPU, CPU_BFLOAT16] {
+    for target in targets().into_iter().chain(bfloat16_targets()) {
         for case in cases() {
             let (mut session, train) = at_start(&target, &case);
             session.run(train.phases.first);
@@ -51,7 +51,7 @@ fn gradients_are_those_of_pytorch() {
 
 #[test]
 fn ten_steps_are_those_of_pytorch() {
-    for target in [REFERENCE, CPU, CPU_BFLOAT16] {
+    for target in targets().into_iter().chain(bfloat16_targets()) {
         for case in cases() {
             let (mut session, train) = at_start(&target, &case);
             for (step, expected) in case.expected["train"].as_array().unwrap().iter().enumerate() {
@@ -73,7 +73,7 @@ fn ten_steps_are_those_of_pytorch() {
 
 #[test]
 fn losses_are_those_of_pytorch() {
-    for target in [REFERENCE, CPU, CPU_BFLOAT16] {
+    for target in targets().into_iter().chain(bfloat16_targets()) {
         for case in cases() {
             let (plan, weights, Evaluate { tokens, targets, losses, phase, .. }) =
                 eval_plan(&case.config, Case::BATCH, 24, None).unwrap();
@@ -92,7 +92,7 @@ fn losses_are_those_of_pytorch() {
 
 #[test]
 fn logits_are_those_of_pytorch() {
-    for target in [REFERENCE, CPU, CPU_BFLOAT16] {
+    for target in targets().into_iter().chain(bfloat16_targets()) {
         for case in cases() {
             let (plan, all) = AllLogits::build(&case.config, Case::BATCH);
             let mut session =

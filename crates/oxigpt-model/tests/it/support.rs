@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use oxigpt_compute::cpu::{Cpu, CpuOptions};
+use oxigpt_compute::cuda::{Cuda, CudaOptions};
 use oxigpt_compute::reference::Reference;
 use oxigpt_compute::{Backend, Builder, Data, PhaseId, Plan, Precision, Session, TensorId};
 use oxigpt_model::{
@@ -65,14 +66,53 @@ pub(crate) const CPU_BFLOAT16: Target = Target {
     ..CPU
 };
 
-pub(crate) const TARGETS: [Target; 2] = [REFERENCE, CPU];
+/// The first GPU: part of the targets where `OXIGPT_TEST_DEVICE` is `cuda`.
+pub(crate) const CUDA: Target = Target {
+    name: "cuda",
+    backend: || {
+        let cache = Some(std::env::temp_dir().join("oxigpt-test-kernels"));
+        Box::new(Cuda::new(CudaOptions { cache, ..CudaOptions::default() }).expect("a GPU"))
+    },
+    ..CPU
+};
+
+/// Activations are stored in 8 bits of significand too.
+pub(crate) const CUDA_BFLOAT16: Target = Target {
+    name: "cuda, bfloat16",
+    backend: CUDA.backend,
+    loss: 3e-3,
+    gradient: 5e-2,
+    logit: 5e-2,
+    step_loss: 5e-3,
+    ..CPU_BFLOAT16
+};
+
+/// Every backend that can be tested here, in float32.
+pub(crate) fn targets() -> Vec<Target> {
+    let mut targets = vec![REFERENCE, CPU];
+    targets.extend(has_gpu().then_some(CUDA));
+    targets
+}
+
+/// Every backend that can be tested here, in bfloat16.
+pub(crate) fn bfloat16_targets() -> Vec<Target> {
+    let mut targets = vec![CPU_BFLOAT16];
+    targets.extend(has_gpu().then_some(CUDA_BFLOAT16));
+    targets
+}
+
+fn has_gpu() -> bool {
+    std::env::var_os("OXIGPT_TEST_DEVICE").is_some_and(|device| device == "cuda")
+}
 
 pub(crate) fn reference() -> Box<dyn Backend> {
     Box::new(Reference::new())
 }
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", name].iter().collect()
+    // A binary that was built elsewhere is told where they are.
+    let elsewhere = std::env::var_os("OXIGPT_FIXTURES").map(PathBuf::from);
+    elsewhere.unwrap_or_else(|| [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures"].iter().collect()).join(name)
 }
 
 pub(crate) fn expected() -> Value {

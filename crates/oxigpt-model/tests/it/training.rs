@@ -106,7 +106,7 @@ fn dropout_acts_in_training_alone() {
 #[test]
 fn phases_share_weights_and_nothing_else() {
     let config = ModelConfig { dropout: 0.1, ..small() };
-    for target in TARGETS {
+    for target in targets() {
         let (mut plain, train) = session(&config, &shape(2), &target);
         let (mut busy, _) = session(&config, &shape(2), &target);
         let options = SampleOptions {
@@ -139,7 +139,7 @@ fn phases_share_weights_and_nothing_else() {
 #[test]
 fn weights_and_moments_carry_a_run_over() {
     let config = small();
-    for target in TARGETS {
+    for target in targets() {
         let (mut whole, train) = session(&config, &shape(BATCH), &target);
         for step in 0..4 {
             if step == 2 {

@@ -175,8 +175,9 @@ fn impossible_settings_are_refused_with_what_would_be_possible() {
              tokens | the nearest size that is: --total_batch_size=96",
         ),
         (
-            refused(&[("device", "cuda")]),
-            "`device` = \"cuda\" is not available yet in this version | use `device = \"cpu\"`",
+            refused(&[("device", "gpu")]),
+            "`device` must be one of cpu, cuda, cuda:N, auto, not \"gpu\" | use `device = \"cpu\"`, or \"auto\"; `oxigpt \
+             devices` lists the GPUs",
         ),
         (
             refused(&[("dtype", "float16")]),

@@ -21,7 +21,7 @@ fn table_of_steps() {
         assert_snapshot!(run(&bench("train", &["--steps=3", "--dtype=bfloat16"])), @"
         exit N
         --- stdout
-        1 layers, N heads, width N N x N tokens, vocabulary N bfloat16, N threads
+        1 layers, N heads, width N N x N tokens, vocabulary N bfloat16, cpu, N thread
 
         step N ms N to N N steps)
         speed N tokens/s
@@ -44,7 +44,7 @@ fn table_of_operators() {
         assert_snapshot!(run(&bench("ops", &["--steps=1", "--warmup=0"])), @"
         exit N
         --- stdout
-        1 layers, N heads, width N N x N tokens, vocabulary N float32, N threads
+        1 layers, N heads, width N N x N tokens, vocabulary N float32, cpu, N thread
 
         operator                          ms     GFLOP/s   of peak      GB/s
         embed N N

@@ -164,10 +164,10 @@ fn combinations_that_no_run_can_have() {
 
 #[test]
 fn what_this_version_cannot_do_yet() {
-    assert_snapshot!(refused(&["plan", "--device=cuda"]), @r#"
+    assert_snapshot!(refused(&["plan", "--device=gpu"]), @r#"
     exit 2
-    error: `device` = "cuda" is not available yet in this version
-    hint: use `device = "cpu"`
+    error: `device` must be one of cpu, cuda, cuda:N, auto, not "gpu"
+    hint: use `device = "cpu"`, or "auto"; `oxigpt devices` lists the GPUs
     "#);
     assert_snapshot!(refused(&["plan", "--dtype=float16"]), @r#"
     exit 2

@@ -33,6 +33,7 @@ fn overview() {
       compare      Show the losses of runs side by side, and what differs between their settings
       bench        Measure how fast this machine trains and samples a model, or encodes text
       plan         Say what a run will take: memory, work and time
+      devices      Say what this machine can compute on, and what a GPU still takes
       recipes      List the built-in recipes, or print one
       completions  Print the completion script for a shell
 
@@ -120,7 +121,7 @@ fn every_key_of_a_configuration() {
           --init_from <TEXT>  scratch; resume: go on with the run in out_dir; a MODEL to begin a new run
                               with; or layerwise:MODEL [default: "scratch"]
           --seed <N>          seed of initialisation, batches, dropout and samples [default: 1337]
-          --device <TEXT>     where the run computes [default: "cpu"]
+          --device <TEXT>     where the run computes: cpu, cuda, cuda:N, or auto [default: "cpu"]
           --dtype <TEXT>      operands of matrix products: float32 or bfloat16; not to train, int8 [default:
                               "float32"]
           --threads <N>       worker threads; 0 = one per core [default: 0]
@@ -345,7 +346,7 @@ fn eval() {
       -h, --help               Print help
 
     Run:
-          --device <TEXT>  where the run computes [default: "cpu"]
+          --device <TEXT>  where the run computes: cpu, cuda, cuda:N, or auto [default: "cpu"]
           --dtype <TEXT>   operands of matrix products: float32 or bfloat16; not to train, int8 [default:
                            "float32"]
           --threads <N>    worker threads; 0 = one per core [default: 0]

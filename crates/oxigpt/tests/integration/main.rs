@@ -8,6 +8,7 @@ mod compare;
 mod config;
 mod convert;
 mod data;
+mod devices;
 mod eval;
 mod eval_tasks;
 mod help;
