@@ -89,7 +89,7 @@ impl Estimate {
             Estimate { tokens_per_step, ..Estimate::of_phases(&machine, config, &plan, &[(pass.phase, 1)]) };
         if let Some([rows, positions]) = scored {
             let (plan, ..) = score_plan(config, rows, positions, storage)?;
-            let memory = plan.with_precision(settings.precision()).memory_by_role();
+            let memory = machine.memory(&plan.with_precision(settings.precision()));
             if memory.values().sum::<usize>() > estimate.memory_bytes {
                 (estimate.memory_bytes, estimate.memory) = (memory.values().sum(), memory);
             }
@@ -98,7 +98,12 @@ impl Estimate {
     }
 
     /// Of a step that runs phases so often; of a plan of one micro-batch of which nothing is trained or saved.
-    fn of_phases(config: &ModelConfig, plan: &Plan, runs: &[(PhaseId, usize)]) -> Estimate {
+    fn of_phases(
+        machine: &Machine,
+        config: &ModelConfig,
+        plan: &Plan,
+        runs: &[(PhaseId, usize)],
+    ) -> Estimate {
         let operators: Vec<_> = runs
             .iter()
             .flat_map(|&(phase, n)| plan.phase(phase).ops.iter().map(move |op| (op.cost(plan), n)))

@@ -62,7 +62,7 @@ pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> R
         drop(session);
         let [rows, positions] = hellaswag::shape(&questions);
         let (plan, parameters, scorer) = score_plan(&config, rows, positions, settings.eval_storage())?;
-        let mut session = machine::session(plan.with_precision(settings.precision()), settings.threads)?;
+        let mut session = settings.machine().session(plan.with_precision(settings.precision()))?;
         origin.upload(&mut session, &parameters, &config, settings.seed)?;
         let total = questions.len() as u64;
         let mut progress = |done| go_on(stop, observer, done, total, "questions");

@@ -130,7 +130,7 @@ fn stored_weights_are_weights_once_rounded() {
         let mut session = Session::new(plan, reference()).unwrap();
         all.weights.upload(&mut session, &rounded).unwrap();
         let expected = all.run(&mut session, &tokens);
-        for target in TARGETS {
+        for target in targets() {
             let shape = DecodeShape { storage, ..DecodeShape::one(&config) };
             let (mut session, decoder) = decoding_as(&config, &shape, &weights, target.backend);
             let (mut logits, mut recomputed) = (Vec::new(), Vec::new());
@@ -166,7 +166,7 @@ fn texts_side_by_side_are_those_alone() {
         })
         .collect();
     for storage in [Storage::Float32, Storage::Bfloat16, Storage::Int8] {
-        for target in TARGETS {
+        for target in targets() {
             for batch_size in [5, 6] {
                 let shape = DecodeShape { batch_size, positions: config.block_size, storage };
                 let (mut many, decoder) = decoding_as(&config, &shape, &weights, target.backend);

@@ -97,7 +97,7 @@ fn bytes(run: &Run, role: Role) -> usize {
 #[test]
 fn adapters_learn_and_the_base_stays_as_it_is() {
     let config = ModelConfig { dropout: 0.1, ..small() };
-    for target in TARGETS {
+    for target in targets() {
         let mut run = Run::new(&config, &shape(&config, Some(lora()), None), &target);
         let (base, adapters) = (run.weights(), run.adapters());
         let losses: Vec<f64> = (0..30).map(|step| run.step(step)).collect();
@@ -116,7 +116,7 @@ fn adapters_learn_and_the_base_stays_as_it_is() {
 #[test]
 fn adapters_begin_as_the_base() {
     let config = small();
-    for target in TARGETS {
+    for target in targets() {
         let mut plain = Run::new(&config, &shape(&config, None, None), &target);
         let mut adapted = Run::new(&config, &shape(&config, Some(lora()), None), &target);
         assert_eq!(adapted.loss_on_text(), plain.loss_on_text());
@@ -226,7 +226,7 @@ fn impossible_adapters_have_no_plan() {
 #[test]
 fn a_student_that_is_its_teacher_begins_at_zero() {
     let distill = Some(Distill { teacher: AttentionKind::Softmax, mix: 0.0 });
-    for target in TARGETS {
+    for target in targets() {
         for lora in [None, Some(lora())] {
             let config = small();
             let mut run = Run::new(&config, &shape(&config, lora, distill), &target);
@@ -282,7 +282,7 @@ fn students_of_other_kinds_learn() {
 fn distillation_mixes_with_the_loss_on_the_text() {
     let config = small();
     let mixed = Some(Distill { teacher: AttentionKind::Softmax, mix: 0.25 });
-    for target in TARGETS {
+    for target in targets() {
         let mut run = Run::new(&config, &shape(&config, None, mixed), &target);
         let text = run.loss_on_text();
         // The squared error is zero at first.

@@ -53,7 +53,8 @@ fn scores_are_those_of_the_checkpoint() {
     let tokenizer = model.tokenizer.as_ref().unwrap();
     let questions =
         Questions::new(&items, tokenizer, model.config.block_size, &[Protocol::BuildNanoGpt]).unwrap();
-    let (plan, parameters, scorer) = score_plan(&model.config, BATCH_SIZE, questions.positions()).unwrap();
+    let (plan, parameters, scorer) =
+        score_plan(&model.config, BATCH_SIZE, questions.positions(), None).unwrap();
     let mut session = Machine::new("cpu", 1, false).session(plan).unwrap();
     parameters.upload(&mut session, &model.weights).unwrap();
     let mut go_on = |_| std::ops::ControlFlow::Continue(());
