@@ -203,13 +203,14 @@ impl Case {
         }
     }
 
-    /// Gives both machines the reference's values, rounded to float32.
+    /// Gives both machines the reference's values, as the backend keeps them.
     fn share(&self, id: TensorId, reference: &mut dyn Backend, backend: &mut dyn Backend) {
         if self.plan.tensor(id).dtype != Dtype::U32 {
             let mut values = vec![0f32; self.plan.tensor(id).len()];
             reference.download(id, DataMut::F32(&mut values)).unwrap();
-            reference.upload(id, Data::F32(&values)).unwrap();
             backend.upload(id, Data::F32(&values)).unwrap();
+            backend.download(id, DataMut::F32(&mut values)).unwrap();
+            reference.upload(id, Data::F32(&values)).unwrap();
         }
     }
 

@@ -4,6 +4,8 @@
 // C++ compiler of the machine, after machine.h; a launch runs it at once, on the calling thread; a product is three
 // loops. A stream that is being recorded keeps what is put on it, as a graph.
 //
+// There are two devices, so that nothing hangs on the order in which threads take turns: on the second it is reversed.
+//
 // Compiled with -DCOMPILER="c++ ..." and -DMACHINE="...machine.h" and -DSCRATCH="directory".
 
 #include <dlfcn.h>
@@ -105,7 +107,7 @@ API int cuGetErrorName(int, const char** text) { return *text = "SIMULATED", SUC
 
 API int cuGetErrorString(int, const char** text) { return *text = "an error of the simulator", SUCCESS; }
 
-API int cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
+API int cuDeviceGetCount(int* count) { return *count = 2, SUCCESS; }
 
 API int cuDeviceGet(int* device, int index) { return *device = index, SUCCESS; }
 
@@ -122,11 +124,16 @@ API int cuDeviceGetAttribute(int* value, int attribute, int) {
     }
 }
 
-API int cuDevicePrimaryCtxRetain(Handle* context, int) { return *context = reinterpret_cast<Handle>(1), SUCCESS; }
+/// A context is its device's number, plus one.
+static thread_local Handle current_context;
+
+API int cuDevicePrimaryCtxRetain(Handle* context, int device) {
+    return *context = reinterpret_cast<Handle>((intptr_t)device + 1), SUCCESS;
+}
 
 API int cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 
-API int cuCtxSetCurrent(Handle) { return SUCCESS; }
+API int cuCtxSetCurrent(Handle context) { return current_context = context, SUCCESS; }
 
 API int cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = MEMORY, SUCCESS; }
 
@@ -159,7 +166,7 @@ API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Handle) {
 struct Function {
     std::string name;
     int parameters;
-    int (*launch)(const char*, const unsigned*, const unsigned*, size_t, void**);
+    int (*launch)(const char*, const unsigned*, const unsigned*, size_t, void**, bool);
     int shared_bytes = 48 << 10;
 };
 
@@ -200,6 +207,7 @@ API int cuLaunchKernel(Handle handle, unsigned gx, unsigned gy, unsigned gz, uns
     if (!gx || !gy || !gz || !bx || gy > 65535 || gz > 65535 || (int)shared_bytes > function->shared_bytes) {
         return INVALID;
     }
+    const bool reverse = current_context == reinterpret_cast<Handle>(2);
     // Values are copied now, as the driver does. Eight bytes are the longest.
     std::vector<uint64_t> values;
     for (int i = 0; i < function->parameters; i++) values.push_back(*static_cast<uint64_t*>(parameters[i]));
@@ -207,7 +215,7 @@ API int cuLaunchKernel(Handle handle, unsigned gx, unsigned gy, unsigned gz, uns
         const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
         std::vector<void*> pointers;
         for (uint64_t& value : values) pointers.push_back(&value);
-        function->launch(function->name.c_str(), grid, block, shared_bytes, pointers.data());
+        function->launch(function->name.c_str(), grid, block, shared_bytes, pointers.data(), reverse);
     });
 }
 
@@ -392,12 +400,14 @@ API int cublasLtMatmul(Handle, Handle desc_handle, const void* alpha, const void
     return put(stream, [=] {
         for (size_t j = 0; j < ld.cols; j++) {
             for (size_t i = 0; i < ld.rows; i++) {
-                float sum = 0.0f;
+                // In double, because one long chain of float32 errs more than the tiles of a GPU do.
+                double exact = 0.0;
                 for (size_t k = 0; k < depth; k++) {
                     const size_t at_a = desc.transpose_a ? i * la.ld + k : k * la.ld + i;
                     const size_t at_b = desc.transpose_b ? k * lb.ld + j : j * lb.ld + k;
-                    sum += get(la.type, a, at_a) * get(lb.type, b, at_b);
+                    exact += (double)get(la.type, a, at_a) * get(lb.type, b, at_b);
                 }
+                float sum = (float)exact;
                 const size_t at = j * ld.ld + i;
                 sum = scale * sum + (keep == 0.0f ? 0.0f : keep * get(ld.type, c, at));
                 if (desc.epilogue == WITH_BIAS || desc.epilogue == GELU_AUX_BIAS) {

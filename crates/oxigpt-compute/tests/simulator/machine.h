@@ -17,6 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -155,8 +156,8 @@ static const size_t STACK = 128 << 10;
 
 struct Fiber {
     Context context;
-    /// Never given back; only the part that is used becomes real.
-    char* stack = static_cast<char*>(malloc(STACK));
+    /// Not cleared, so that only the part that is used becomes real.
+    std::unique_ptr<char[]> stack{new char[STACK]};
     State state = DONE;
     Dim index{};
     /// Groups of copies, the last of them still open.
@@ -216,7 +217,7 @@ static void resume(size_t index) {
     current = index;
     threadIdx = fiber.index;
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&scheduler_shadow, fiber.stack, STACK);
+    __sanitizer_start_switch_fiber(&scheduler_shadow, fiber.stack.get(), STACK);
 #endif
     Context::go(scheduler, fiber.context);
 #if defined(__SANITIZE_ADDRESS__)
@@ -271,7 +272,7 @@ extern "C" unsigned char __stop_block_shared[] __attribute__((weak));
 static void run_block(bool reverse) {
     const size_t threads = block_threads;
     if (__start_block_shared) memset(__start_block_shared, 0xff, __stop_block_shared - __start_block_shared);
-    memset(dynamic_base, 0xff, dynamic_shared.size());
+    if (dynamic_base) memset(dynamic_base, 0xff, dynamic_shared.size());
     for (Warp& warp : warps) warp.lanes = 32, warp.arrived = 0;
     waiting = 0, alive = threads;
     for (size_t i = 0; i < threads; i++) {
@@ -280,7 +281,7 @@ static void run_block(bool reverse) {
         fiber.index = Dim{at % blockDim.x, at / blockDim.x % blockDim.y, at / blockDim.x / blockDim.y};
         fiber.state = READY;
         if (fiber.copies.size() != 1 || !fiber.copies[0].empty()) fiber.copies.assign(1, {});
-        fiber.context.begin(fiber.stack, STACK, run_thread);
+        fiber.context.begin(fiber.stack.get(), STACK, run_thread);
     }
     while (alive > 0) {
         bool moved = false;
@@ -360,12 +361,11 @@ extern "C" int machine_parameters(const char* name) {
     return found == machine::kernels().end() ? -1 : found->second.parameters;
 }
 
-/// Runs a kernel; `grid` and `block` have three sizes. The order in which threads take turns is the reverse one where
-/// the environment has SIMULATOR_REVERSE.
+/// Runs a kernel; `grid` and `block` have three sizes. With `reverse`, the last thread takes its turn first.
 extern "C" int machine_launch(const char* name, const unsigned* grid, const unsigned* block, size_t shared_bytes,
-                              void** arguments) {
+                              void** arguments, bool reverse) {
     const Dim g{grid[0], grid[1], grid[2]}, b{block[0], block[1], block[2]};
-    return machine::launch(name, g, b, shared_bytes, arguments, getenv("SIMULATOR_REVERSE") != nullptr) ? 0 : 1;
+    return machine::launch(name, g, b, shared_bytes, arguments, reverse) ? 0 : 1;
 }
 
 /// Makes a kernel known by its name.

@@ -1,7 +1,8 @@
 // Causal attention on tensor cores (act = bfloat16 only, D <= 128), tiled: no T x T matrix is ever in memory.
 //
 // Legend: B batch, T positions, H heads, D width of a head; i query, j key; C = H*D.
-// Let Dp = D rounded up to a multiple of 16, R = 2 * (Dp + 8) bytes, N = 64 where Dp <= 64, else 32.
+// Let Dp = D rounded up to a multiple of 16, R = 2 * (Dp + 8) bytes, N = 64 where Dp <= 64, else 32 (with dropout 32 do
+// in any case, but more does no harm).
 // Beside the shared memory given here, a kernel has up to 1.75 KiB of its own.
 //
 // attention        grid (ceil(T / 64), H, B), block 128, shared (64 + 4 * N) * R
@@ -42,8 +43,8 @@ enum : int {
     /// Elements from row to row of a tile: an odd multiple of 16 bytes, so that eight neighbouring rows lie in
     /// different sixteenths of the 128 bytes that shared memory gives at a time.
     STRIDE = DP + 8,
-    /// Rows of a tile of the other side, fewer for wide heads, whose sums fill the registers.
-    N = DP <= 64 ? 64 : 32,
+    /// Rows of a tile of the other side, fewer where sums of wide heads, or the draws of dropout, fill the registers.
+    N = DP <= 64 && !DROPOUT ? 64 : 32,
 };
 
 /// Begins to copy rows first .. first + `rows` of a head to a tile; rows from `t` on are 0.
@@ -260,7 +261,7 @@ __device__ __forceinline__ void drop_weights(float (&s)[N / 8][4], const Mask& m
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention(act* out, float* stats, const act* qkv, int t, int heads, float scale, float out_scale, const u32* rng,
           u32 site, u32 threshold, float keep_scale) {
     DYNAMIC_SHARED(bf16, q_tile);
@@ -361,7 +362,7 @@ __device__ __forceinline__ void weights_and_gradients(float (&s)[N / 8][4], floa
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_backward_q(act* dqkv, const act* qkv, const act* dout, const float* lse, const float* delta, int t,
                      int heads, float scale, float out_scale, const u32* rng, u32 site, u32 threshold,
                      float keep_scale) {
@@ -427,7 +428,7 @@ attention_backward_q(act* dqkv, const act* qkv, const act* dout, const float* ls
 }
 
 // The same with the sides exchanged: rows are keys, columns queries, from the block's first key on.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 attention_backward_kv(act* dqkv, const act* qkv, const act* dout, const float* lse, const float* delta, int t,
                       int heads, float scale, float out_scale, const u32* rng, u32 site, u32 threshold,
                       float keep_scale) {

@@ -1,0 +1,56 @@
+//! NVIDIA's libraries without a GPU: `tests/simulator`, compiled by the C++ compiler at hand. The backend finds them as
+//! it would find the real ones, and compiles, records and launches as always; the kernels run on this CPU.
+
+use std::env;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+const NAMES: [&str; 3] = ["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so.13"];
+
+/// How kernels are compiled.
+const KERNEL_FLAGS: &str = "-std=c++17 -O1 -fPIC -fno-strict-aliasing -Wno-unknown-pragmas";
+
+/// Makes the simulated libraries the first place to look for NVIDIA's. Once a process.
+///
+/// # Panics
+/// If there is no C++ compiler.
+pub(crate) fn install() {
+    static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let dir = build();
+        // SAFETY: whoever reads the environment here does so through this library, which takes turns.
+        unsafe { env::set_var("OXIGPT_CUDA_PATH", &dir) };
+        dir
+    });
+}
+
+fn build() -> PathBuf {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulator");
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("simulator-{}", std::process::id()));
+    let kernels = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulated-kernels");
+    // Of an earlier process of this number.
+    drop(fs_err::remove_dir_all(&dir));
+    for dir in [&dir, &kernels] {
+        fs_err::create_dir_all(dir).unwrap();
+    }
+    let compiler = env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let quoted = |name: &str, value: &str| format!("-D{name}=\"{value}\"");
+    let output = Command::new(&compiler)
+        .args(["-std=c++17", "-O2", "-Wall", "-Werror", "-shared", "-fPIC"])
+        .arg(quoted("COMPILER", &format!("{compiler} {KERNEL_FLAGS}")))
+        .arg(quoted("MACHINE", sources.join("machine.h").to_str().unwrap()))
+        .arg(quoted("SCRATCH", kernels.to_str().unwrap()))
+        .arg(sources.join("libraries.cpp"))
+        .arg("-o")
+        .arg(dir.join(NAMES[0]))
+        .arg("-ldl")
+        .output()
+        .unwrap_or_else(|error| panic!("a simulated GPU needs a C++ compiler; `{compiler}`: {error}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in &NAMES[1..] {
+        symlink(NAMES[0], dir.join(name)).unwrap();
+    }
+    dir
+}
