@@ -11,7 +11,7 @@ use oxigpt_text::Tokenizer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result, tokens};
+use crate::error::{DatasetError, Error, Result, ShardError, tokens};
 use crate::lock::LOCK;
 use crate::manifest::{self, Manifest, SplitInfo};
 use crate::meta;
@@ -72,10 +72,10 @@ impl Dataset {
     /// If there is no dataset, its preparation was interrupted, or a file in it is not what it should be.
     pub fn open(dir: &Path) -> Result<Dataset> {
         if dir.is_file() {
-            return Err(Error::DatasetIsFile { path: dir.into() });
+            return Err(DatasetError::DatasetIsFile { path: dir.into() }.into());
         }
         if !dir.is_dir() {
-            return Err(Error::NoSuchDataset { dir: dir.into() });
+            return Err(DatasetError::NoSuchDataset { dir: dir.into() }.into());
         }
         let manifest = Manifest::read(dir)?;
         let (splits, tokenizer_size) = match &manifest {
@@ -123,7 +123,7 @@ impl Dataset {
             Some(_) => return Ok(tokenizer),
         };
         let expected = format!("{} ({}, {} tokens)", named.name, named.hash, manifest.vocab_size);
-        Err(Error::TokenizerMismatch { dir: self.dir.clone(), expected, found })
+        Err(DatasetError::TokenizerMismatch { dir: self.dir.clone(), expected, found }.into())
     }
 
     /// Bytes of text per token of a split, where they are known: what turns nats per token into bits per byte.
@@ -137,7 +137,7 @@ impl Dataset {
     /// fit into 1 GiB in all; of those beyond it only header and length are checked (see [`Dataset::verify`]).
     ///
     /// # Errors
-    /// [`Error::Checksum`] or [`Error::TokenOutOfVocab`] with the first shard that is damaged or the first token that
+    /// [`crate::ShardError::Checksum`] or [`crate::ShardError::TokenOutOfVocab`] with the first shard that is damaged or the first token that
     /// is too large.
     pub fn validate(&self, vocab_size: usize) -> Result<()> {
         let mut left = VERIFIED_BYTES;
@@ -172,7 +172,7 @@ impl Dataset {
     /// Reads every shard and checks its SHA-256 against `dataset.json`. Layouts without one have nothing to check.
     ///
     /// # Errors
-    /// [`Error::Checksum`] with the first shard that differs.
+    /// [`crate::ShardError::Checksum`] with the first shard that differs.
     pub fn verify(&self) -> Result<()> {
         for split in Split::BOTH {
             let Some(info) = self.info(split) else { return Ok(()) };
@@ -219,7 +219,7 @@ pub fn tokenizer_beside(dir: &Path) -> Result<Option<Tokenizer>> {
     });
     match failure.into_inner() {
         Some(error) => Err(error.into()),
-        None => match tokenizer.map_err(|source| Error::Tokenizer { dir: dir.into(), source })? {
+        None => match tokenizer.map_err(|source| DatasetError::Tokenizer { dir: dir.into(), source })? {
             None => meta::read(dir),
             tokenizer => Ok(tokenizer),
         },
@@ -237,13 +237,15 @@ fn open_listed(dir: &Path, manifest: &Manifest) -> Result<[Tokens; 2]> {
         for info in &info.shards {
             let path = dir.join(&info.file);
             let shard = Shard::open(&path).map_err(|error| match error {
-                Error::Io(error) if error.kind() == ErrorKind::NotFound => Error::MissingShard { path },
+                Error::Io(error) if error.kind() == ErrorKind::NotFound => {
+                    Error::from(ShardError::MissingShard { path })
+                }
                 error => error,
             })?;
             if shard.len() != info.tokens {
                 let problem =
                     format!("{} holds {}, {} are listed", info.file, tokens(shard.len()), info.tokens);
-                return Err(Error::Manifest { path: dir.join(manifest::FILE_NAME), problem });
+                return Err(DatasetError::Manifest { path: dir.join(manifest::FILE_NAME), problem }.into());
             }
             shards.push(shard);
         }
@@ -255,12 +257,12 @@ fn open_listed(dir: &Path, manifest: &Manifest) -> Result<[Tokens; 2]> {
 /// The shards of a directory without `dataset.json`, unless a preparation is, or was until now, at work in it.
 fn open_found(dir: &Path) -> Result<[Tokens; 2]> {
     if fs::read_dir(dir)?.next().is_none() {
-        return Err(Error::NoSuchDataset { dir: dir.into() });
+        return Err(DatasetError::NoSuchDataset { dir: dir.into() }.into());
     }
     let opened = open_shards(dir);
     // Looked for last: whatever was moved while the shards were opened, one of the three is there now.
     if [STAGING, LOCK, manifest::FILE_NAME].iter().any(|name| dir.join(name).exists()) {
-        return Err(Error::Incomplete { dir: dir.into() });
+        return Err(DatasetError::Incomplete { dir: dir.into() }.into());
     }
     opened
 }
@@ -268,7 +270,7 @@ fn open_found(dir: &Path) -> Result<[Tokens; 2]> {
 fn open_shards(dir: &Path) -> Result<[Tokens; 2]> {
     let paths = found_shards(dir)?;
     if paths.iter().all(Vec::is_empty) {
-        return Err(Error::NoShards { dir: dir.into() });
+        return Err(DatasetError::NoShards { dir: dir.into() }.into());
     }
     let open = |split: Split| -> Result<Tokens> {
         let shards = paths[split as usize].iter().map(|path| Shard::open(path)).collect::<Result<_>>()?;
@@ -279,7 +281,7 @@ fn open_shards(dir: &Path) -> Result<[Tokens; 2]> {
 
 /// Paths of the train and val shards in `dir`, each in the order of their names.
 pub(crate) fn found_shards(dir: &Path) -> Result<[Vec<PathBuf>; 2]> {
-    let ambiguous = |problem| Err(Error::Ambiguous { dir: dir.into(), problem });
+    let ambiguous = |problem| Err(DatasetError::Ambiguous { dir: dir.into(), problem }.into());
     let mut names = fs::read_dir(dir)?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<Result<Vec<String>>>()?;

@@ -10,7 +10,7 @@ use fs_err as fs;
 use oxigpt_text::Tokenizer;
 
 use crate::dataset::{Dataset, found_shards, tokenizer_beside};
-use crate::error::{Error, Result};
+use crate::error::{PrepareError, Result};
 use crate::manifest::{self, Manifest};
 use crate::shard_writer::{sync_dir, write_atomically};
 
@@ -21,7 +21,7 @@ pub(crate) fn check_free(out: &Path) -> Result<()> {
         None => Ok(()),
         Some(path) => {
             let found = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Err(Error::OutputExists { dir: out.into(), found })
+            Err(PrepareError::OutputExists { dir: out.into(), found }.into())
         }
     }
 }
@@ -29,7 +29,7 @@ pub(crate) fn check_free(out: &Path) -> Result<()> {
 /// That no file stands in `out` where one of the tokenizer's is to go.
 pub(crate) fn check_names(out: &Path, tokenizer: &Tokenizer) -> Result<()> {
     match tokenizer_files(tokenizer).into_iter().map(|(name, _)| out.join(name)).find(|path| path.exists()) {
-        Some(path) => Err(Error::OutputFileExists { path }),
+        Some(path) => Err(PrepareError::OutputFileExists { path }.into()),
         None => Ok(()),
     }
 }

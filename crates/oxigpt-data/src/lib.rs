@@ -20,7 +20,7 @@ mod stories;
 mod tokens;
 
 pub use dataset::{Dataset, Split, resolve, tokenizer_beside};
-pub use error::{Error, Result};
+pub use error::{DatasetError, Error, InputError, PrepareError, Result, ShardError, WindowError};
 pub use loader::{DataOrder, EvalWindows, Loader, eval_windows, spread_windows};
 pub use manifest::{InputInfo, Manifest, ShardInfo, SplitInfo, TokenizerInfo};
 pub use prepare::{

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use oxigpt_compute::philox;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, WindowError};
 use crate::permutation::Permutation;
 use crate::tokens::Tokens;
 
@@ -40,7 +40,7 @@ impl FromStr for DataOrder {
             "shuffled" => Ok(DataOrder::Shuffled),
             "sequential" => Ok(DataOrder::Sequential),
             "random" => Ok(DataOrder::Random),
-            _ => Err(Error::UnknownOrder { found: name.into() }),
+            _ => Err(WindowError::UnknownOrder { found: name.into() }.into()),
         }
     }
 }
@@ -150,7 +150,7 @@ pub fn eval_windows(tokens: &Tokens, block_size: usize, max_tokens: Option<u64>)
     let available = whole_windows(tokens, block_size)?;
     let limit = max_tokens.map_or(available, |max| max / block_size as u64);
     if limit == 0 {
-        return Err(Error::EvalTooShort { max_tokens: max_tokens.unwrap_or(0), block_size });
+        return Err(WindowError::EvalTooShort { max_tokens: max_tokens.unwrap_or(0), block_size }.into());
     }
     let used = available.min(limit);
     Ok(EvalWindows { tokens: tokens.clone(), block_size, available, used, spread: false })
@@ -196,11 +196,11 @@ impl EvalWindows {
 /// How many windows of T + 1 tokens, overlapping by one, a corpus holds; at least 1.
 fn whole_windows(tokens: &Tokens, block_size: usize) -> Result<u64> {
     if block_size == 0 {
-        return Err(Error::ZeroBlock);
+        return Err(WindowError::ZeroBlock.into());
     }
     let (found, needed) = (tokens.len(), block_size as u64 + 1);
     if found < needed {
-        return Err(Error::TooShort { corpus: tokens.name().into(), found, needed, block_size });
+        return Err(WindowError::TooShort { corpus: tokens.name().into(), found, needed, block_size }.into());
     }
     Ok((found - 1) / block_size as u64)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fs_err as fs;
 
-use crate::error::{Error, Result};
+use crate::error::{PrepareError, Result};
 
 /// The name of the file.
 pub(crate) const LOCK: &str = ".prepare.lock";
@@ -31,7 +31,7 @@ impl DirLock {
             let file = fs::File::create(&path)?;
             match file.file().try_lock() {
                 Err(TryLockError::WouldBlock) if start.elapsed() >= patience => {
-                    return Err(Error::Busy { dir: dir.into() });
+                    return Err(PrepareError::Busy { dir: dir.into() }.into());
                 }
                 Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
                 // Whoever held it removed the file between our opening and our locking it.

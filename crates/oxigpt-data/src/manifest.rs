@@ -6,7 +6,7 @@ use std::path::Path;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{DatasetError, Result};
 
 /// The name of the file.
 pub(crate) const FILE_NAME: &str = "dataset.json";
@@ -111,7 +111,7 @@ impl Manifest {
         let manifest = serde_json::from_slice::<Manifest>(&bytes).map_err(|error| error.to_string());
         match manifest.and_then(|manifest| manifest.check().map(|()| manifest)) {
             Ok(manifest) => Ok(Some(manifest)),
-            Err(problem) => Err(Error::Manifest { path, problem }),
+            Err(problem) => Err(DatasetError::Manifest { path, problem }.into()),
         }
     }
 

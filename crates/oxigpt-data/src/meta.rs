@@ -8,7 +8,7 @@ use fs_err as fs;
 use oxigpt_pickle::Value;
 use oxigpt_text::{CharTokenizer, Tokenizer};
 
-use crate::error::{Error, Result};
+use crate::error::{DatasetError, Error, Result};
 
 /// The name of the file.
 pub(crate) const FILE_NAME: &str = "meta.pkl";
@@ -25,8 +25,8 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Tokenizer>> {
 pub(crate) fn read_file(path: &Path) -> Result<Tokenizer> {
     let bytes = fs::read(path)?;
     let pickle = oxigpt_pickle::read(&bytes, |_, _| false)
-        .map_err(|source| Error::Pickle { path: path.into(), source })?;
-    let unfit = |problem| Error::Meta { path: path.into(), problem };
+        .map_err(|source| DatasetError::Pickle { path: path.into(), source })?;
+    let unfit = |problem| Error::from(DatasetError::Meta { path: path.into(), problem });
     let chars = characters(pickle.root()).map_err(unfit)?;
     let tokenizer = CharTokenizer::new(chars).map_err(|error| unfit(error.to_string()))?;
     Ok(Tokenizer::Char(tokenizer))

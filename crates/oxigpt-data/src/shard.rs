@@ -12,7 +12,7 @@ use fs_err as fs;
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, ShardError};
 use crate::npy;
 
 /// Bytes of llm.c's header: 256 little-endian int32, of which magic, version and token count are used.
@@ -73,11 +73,11 @@ impl Shard {
         let metadata = fs::metadata(path)?;
         if !metadata.is_file() {
             let found = if metadata.is_dir() { "a directory" } else { "not a regular file" };
-            return Err(Error::ShardNotFile { path: path.into(), found });
+            return Err(ShardError::ShardNotFile { path: path.into(), found }.into());
         }
         let file = fs::File::open(path)?;
         if file.metadata()?.len() == 0 {
-            return Err(Error::EmptyShard { path: path.into() });
+            return Err(ShardError::EmptyShard { path: path.into() }.into());
         }
         // SAFETY: the map is only ever read, as plain bytes of which any value is valid. Another process that
         // changes the file while it is mapped could change what we read or, by truncating it, kill this process;
@@ -86,7 +86,7 @@ impl Shard {
             .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
         let (data_offset, width, len) = layout(path, &map)?;
         if len == 0 {
-            return Err(Error::EmptyShard { path: path.into() });
+            return Err(ShardError::EmptyShard { path: path.into() }.into());
         }
         Ok(Shard { path: path.into(), map, data_offset, width, len })
     }
@@ -128,7 +128,7 @@ impl Shard {
     /// Reads every token, at the speed of memory, and checks that it is in the vocabulary.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfVocab`] with the first token that is not.
+    /// [`crate::ShardError::TokenOutOfVocab`] with the first token that is not.
     pub fn validate(&self, vocab_size: usize) -> Result<()> {
         if self.width == TokenWidth::U16 && vocab_size > usize::from(u16::MAX) {
             return Ok(());
@@ -160,7 +160,7 @@ impl Shard {
         if found == expected {
             return Ok(());
         }
-        Err(Error::Checksum { path: self.path.clone(), expected: expected.into(), found })
+        Err(ShardError::Checksum { path: self.path.clone(), expected: expected.into(), found }.into())
     }
 
     /// The bytes of the tokens in pieces that stay in a core's cache, each with the position of its first token.
@@ -177,7 +177,7 @@ impl Shard {
         self.read(start, &mut tokens);
         let found = tokens.iter().zip(start..).find(|&(&token, _)| token as usize >= vocab_size);
         let (&token, position) = found.expect("the chunk's maximum is one of its tokens");
-        Err(Error::TokenOutOfVocab { path: self.path.clone(), position, token, vocab_size })
+        Err(ShardError::TokenOutOfVocab { path: self.path.clone(), position, token, vocab_size }.into())
     }
 
     /// Length of the whole file.
@@ -214,10 +214,10 @@ fn layout(path: &Path, bytes: &[u8]) -> Result<(usize, TokenWidth, u64)> {
         return llmc_layout(path, bytes, width);
     }
     if !path.file_name().is_some_and(|name| name == "train.bin" || name == "val.bin") {
-        return Err(Error::UnknownShard { path: path.into() });
+        return Err(ShardError::UnknownShard { path: path.into() }.into());
     }
     if bytes.len() % 2 == 1 {
-        return Err(Error::OddLength { path: path.into(), bytes: bytes.len() as u64 });
+        return Err(ShardError::OddLength { path: path.into(), bytes: bytes.len() as u64 }.into());
     }
     Ok((0, TokenWidth::U16, bytes.len() as u64 / 2))
 }
@@ -225,12 +225,12 @@ fn layout(path: &Path, bytes: &[u8]) -> Result<(usize, TokenWidth, u64)> {
 fn llmc_layout(path: &Path, bytes: &[u8], width: TokenWidth) -> Result<(usize, TokenWidth, u64)> {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
         check_length(path, HEADER_BYTES as u64, bytes)?;
-        return Err(Error::EmptyShard { path: path.into() });
+        return Err(ShardError::EmptyShard { path: path.into() }.into());
     };
     let word = |i: usize| i32::from_le_bytes([0, 1, 2, 3].map(|b| header[4 * i + b]));
     let (_, expected) = width.magic();
     if word(1) != expected {
-        return Err(Error::ShardVersion { path: path.into(), found: word(1), expected });
+        return Err(ShardError::ShardVersion { path: path.into(), found: word(1), expected }.into());
     }
     // A negative count is read as the large number that it then is, and fails the check of the length.
     let len = u64::from(word(2) as u32);
@@ -239,7 +239,7 @@ fn llmc_layout(path: &Path, bytes: &[u8], width: TokenWidth) -> Result<(usize, T
 }
 
 fn npy_layout(path: &Path, bytes: &[u8]) -> Result<(usize, TokenWidth, u64)> {
-    let header = npy::parse(bytes).map_err(|problem| Error::Npy { path: path.into(), problem })?;
+    let header = npy::parse(bytes).map_err(|problem| ShardError::Npy { path: path.into(), problem })?;
     let end = header.len.saturating_mul(header.width.bytes() as u64).saturating_add(header.data_offset);
     check_length(path, end, bytes)?;
     Ok((header.data_offset as usize, header.width, header.len))
@@ -250,7 +250,7 @@ fn check_length(path: &Path, expected: u64, bytes: &[u8]) -> Result<()> {
     if found == expected {
         return Ok(());
     }
-    Err(Error::ShardLength { path: path.into(), expected, found })
+    Err(ShardError::ShardLength { path: path.into(), expected, found }.into())
 }
 
 fn max_token(width: TokenWidth, bytes: &[u8]) -> u32 {

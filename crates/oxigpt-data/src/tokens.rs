@@ -79,7 +79,7 @@ impl Tokens {
     /// Reads every token, at the speed of memory, and checks that it is in the vocabulary.
     ///
     /// # Errors
-    /// [`crate::Error::TokenOutOfVocab`] with the first token that is not.
+    /// [`crate::ShardError::TokenOutOfVocab`] with the first token that is not.
     pub fn validate(&self, vocab_size: usize) -> Result<()> {
         self.shards.iter().try_for_each(|shard| shard.validate(vocab_size))
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use oxigpt_compute::Session;
 use oxigpt_data::{
-    DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, Dataset, Error as DataError, EvalWindows, Loader,
-    PrepareOptions, Split, TokenizerKind, eval_windows, prepare_stories, prepare_text, resolve,
+    DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, Dataset, DatasetError, Error as DataError, EvalWindows,
+    Loader, PrepareOptions, Split, TokenizerKind, eval_windows, prepare_stories, prepare_text, resolve,
     spread_windows, stories,
 };
 use oxigpt_eval::{Loss, evaluate};
@@ -180,7 +180,9 @@ fn is_built_in(name: &str) -> bool {
 fn locate(name: &str) -> PathBuf {
     let dir = resolve(name);
     match Dataset::open(&dir) {
-        Err(DataError::DatasetIsFile { .. } | DataError::NoShards { .. }) if is_built_in(name) => {
+        Err(DataError::Dataset(DatasetError::DatasetIsFile { .. } | DatasetError::NoShards { .. }))
+            if is_built_in(name) =>
+        {
             Path::new("data").join(name)
         }
         _ => dir,
@@ -193,9 +195,11 @@ fn open_prepared(name: &str, dir: &Path) -> Result<Option<Dataset>, Error> {
     match Dataset::open(dir) {
         Ok(dataset) => Ok(Some(dataset)),
         Err(error) if !is_built_in(name) => Err(error.into()),
-        Err(DataError::NoSuchDataset { .. } | DataError::Incomplete { .. }) => Ok(None),
-        Err(DataError::NoShards { .. }) if is_empty() => Ok(None),
-        Err(DataError::NoShards { .. } | DataError::DatasetIsFile { .. }) => {
+        Err(DataError::Dataset(DatasetError::NoSuchDataset { .. } | DatasetError::Incomplete { .. })) => {
+            Ok(None)
+        }
+        Err(DataError::Dataset(DatasetError::NoShards { .. })) if is_empty() => Ok(None),
+        Err(DataError::Dataset(DatasetError::NoShards { .. } | DatasetError::DatasetIsFile { .. })) => {
             Err(Error::NameTaken { path: dir.into() })
         }
         Err(error) => Err(error.into()),
@@ -262,7 +266,7 @@ mod tests {
         // What was cut off is made again.
         fs::remove_file(dir.join("dataset.json")).unwrap();
         fs::create_dir(dir.join(".partial")).unwrap();
-        assert!(matches!(Dataset::open(&dir), Err(DataError::Incomplete { .. })));
+        assert!(matches!(Dataset::open(&dir), Err(DataError::Dataset(DatasetError::Incomplete { .. }))));
         prepare_built_in("overfit", &dir).unwrap();
         Dataset::open(&dir).unwrap();
     }
@@ -307,6 +311,9 @@ mod tests {
             );
             assert!(error.hint().unwrap().starts_with("move it away"), "{:?}", error.hint());
         }
-        assert!(matches!(open_prepared("other", &taken), Err(Error::Data(DataError::NoShards { .. }))));
+        assert!(matches!(
+            open_prepared("other", &taken),
+            Err(Error::Data(DataError::Dataset(DatasetError::NoShards { .. })))
+        ));
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::source::Format;
 use crate::dataset::Split;
-use crate::error::{Error, Result};
+use crate::error::{InputError, Result};
 
 /// Bytes of text that a block holds, unless a document needs more.
 pub(crate) const PIECE: usize = 1 << 20;
@@ -85,7 +85,7 @@ impl Block {
             (Content::Rows { values, rows_before }, Format::Parquet { column }) => {
                 for (value, row) in values.iter().zip(rows_before + 1..) {
                     let bytes = value.as_ref().map_or(&[][..], ByteArray::data);
-                    let text = str::from_utf8(bytes).map_err(|_| Error::RowNotUtf8 {
+                    let text = str::from_utf8(bytes).map_err(|_| InputError::RowNotUtf8 {
                         path: self.path.to_path_buf(),
                         row,
                         column: column.clone(),
@@ -95,7 +95,7 @@ impl Block {
                 Ok(())
             }
             (Content::Piece { bytes, offset, starts, ends, split }, _) => {
-                let text = str::from_utf8(bytes).map_err(|error| Error::NotUtf8 {
+                let text = str::from_utf8(bytes).map_err(|error| InputError::NotUtf8 {
                     path: self.path.to_path_buf(),
                     offset: offset + error.valid_up_to() as u64,
                     byte: bytes[error.valid_up_to()],
@@ -118,7 +118,7 @@ impl Block {
             if lines_before == 0 { bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes) } else { bytes };
         for (line_bytes, line) in bytes.split(|&byte| byte == b'\n').zip(lines_before + 1..) {
             let path = || self.path.to_path_buf();
-            let text = str::from_utf8(line_bytes).map_err(|error| Error::LineNotUtf8 {
+            let text = str::from_utf8(line_bytes).map_err(|error| InputError::LineNotUtf8 {
                 path: path(),
                 line,
                 column: error.valid_up_to() + 1,
@@ -135,12 +135,16 @@ impl Block {
                 }
                 Ok(Found::Null) => visit(Document::whole(""))?,
                 Ok(Found::Missing(found)) => {
-                    return Err(Error::MissingField { path: path(), line, field: field.into(), found });
+                    return Err(
+                        InputError::MissingField { path: path(), line, field: field.into(), found }.into()
+                    );
                 }
                 Err(error) => {
                     let words = error.to_string();
                     let problem = words.split(" at line ").next().unwrap_or_default().to_string();
-                    return Err(Error::Json { path: path(), line, column: error.column(), problem });
+                    return Err(
+                        InputError::Json { path: path(), line, column: error.column(), problem }.into()
+                    );
                 }
             }
         }

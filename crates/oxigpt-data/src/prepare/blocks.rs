@@ -10,7 +10,7 @@ use super::open::{Stream, locate};
 use super::pipeline::Emit;
 use super::rows;
 use super::source::{Format, Input, Source};
-use crate::error::{Error, Result};
+use crate::error::{InputError, Result};
 
 /// Text of this many bytes in which no place is good to cut is cut in a bad one.
 const LONGEST_PIECE: usize = 16 * PIECE;
@@ -125,7 +125,7 @@ fn lines(mut stream: Stream, mut at: Position, emit: Emit<'_, Block>) -> Result<
             want *= 2;
             continue;
         } else {
-            return Err(Error::LongLine { path: stream.path.to_path_buf(), line: at.lines + 1 });
+            return Err(InputError::LongLine { path: stream.path.to_path_buf(), line: at.lines + 1 }.into());
         };
         let rest = buffer.split_off(end);
         let lines_before = at.lines;
@@ -143,11 +143,11 @@ fn lines(mut stream: Stream, mut at: Position, emit: Emit<'_, Block>) -> Result<
 /// Refuses what is empty or UTF-16; returns the length of a byte order mark.
 fn check_start(path: &Arc<Path>, buffer: &[u8]) -> Result<usize> {
     if buffer.starts_with(b"\xff\xfe") || buffer.starts_with(b"\xfe\xff") {
-        return Err(Error::Utf16 { path: path.to_path_buf() });
+        return Err(InputError::Utf16 { path: path.to_path_buf() }.into());
     }
     let mark = if buffer.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     if buffer.len() == mark {
-        return Err(Error::EmptyInput { path: path.to_path_buf() });
+        return Err(InputError::EmptyInput { path: path.to_path_buf() }.into());
     }
     Ok(mark)
 }

@@ -10,7 +10,7 @@ use super::block::{Block, Position};
 use super::choose::Chooser;
 use super::source::Source;
 use crate::dataset::Split;
-use crate::error::{Error, Result};
+use crate::error::{Error, PrepareError, Result};
 
 /// Where the end-of-text token stands, if the tokenizer has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl FromStr for EndOfText {
     fn from_str(name: &str) -> Result<Self> {
         let all = [EndOfText::Before, EndOfText::After, EndOfText::Between, EndOfText::None];
         let found = all.into_iter().find(|place| place.to_string() == name);
-        found.ok_or_else(|| Error::UnknownEndOfText { found: name.into() })
+        found.ok_or_else(|| Error::from(PrepareError::UnknownEndOfText { found: name.into() }))
     }
 }
 
@@ -151,7 +151,7 @@ pub(crate) fn count(source: &Source, block: &Block, collect: bool) -> Result<Cou
 /// What no split may be.
 pub(crate) fn check_splits(tokens: [u64; 2]) -> Result<()> {
     match Split::BOTH.into_iter().find(|&split| tokens[split as usize] == 0) {
-        Some(split) => Err(Error::NothingFor { split: split.name() }),
+        Some(split) => Err(PrepareError::NothingFor { split: split.name() }.into()),
         None => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 
 use super::source::{Format, Input, Place, Source};
-use crate::error::{Error, Result};
+use crate::error::{InputError, Result};
 
 /// Endings that a compressed file has behind its own.
 const COMPRESSED: [&str; 2] = [".gz", ".zst"];
@@ -58,7 +58,7 @@ fn in_folder(format: &Format, folder: &Path) -> Result<Vec<Input>> {
     collect(format, folder, &mut paths)?;
     if paths.is_empty() {
         let wanted = format.endings().join(", ");
-        return Err(Error::EmptyFolder { path: folder.into(), wanted });
+        return Err(InputError::EmptyFolder { path: folder.into(), wanted }.into());
     }
     paths.sort();
     let name = |path: &Path| path.strip_prefix(folder).unwrap_or(path).to_string_lossy().replace('\\', "/");
@@ -91,7 +91,7 @@ fn is_named_so(format: &Format, name: &str) -> bool {
 
 fn matching(format: &Format, pattern: &str) -> Result<Vec<Input>> {
     let paths = glob::glob(pattern)
-        .map_err(|error| Error::Pattern { pattern: pattern.into(), problem: error.msg.into() })?;
+        .map_err(|error| InputError::Pattern { pattern: pattern.into(), problem: error.msg.into() })?;
     let mut inputs = Vec::new();
     for path in paths {
         let path = path.map_err(std::io::Error::from)?;
@@ -102,7 +102,7 @@ fn matching(format: &Format, pattern: &str) -> Result<Vec<Input>> {
         }
     }
     if inputs.is_empty() {
-        return Err(Error::NoMatch { pattern: pattern.into() });
+        return Err(InputError::NoMatch { pattern: pattern.into() }.into());
     }
     Ok(inputs)
 }

@@ -7,30 +7,32 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 
 use super::source::{Input, Place};
-use crate::error::{Error, Result};
+use crate::error::{InputError, Result};
 
 /// That every input is there and is a file or a pipe, and none is named twice.
 pub(crate) fn check_inputs(inputs: &[Input]) -> Result<()> {
     if inputs.is_empty() {
-        return Err(Error::NoInput);
+        return Err(InputError::NoInput.into());
     }
     let mut seen = HashSet::new();
     for input in inputs {
         let Place::File(path) = &input.place else { continue };
         match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::MissingInput { path: path.into() });
+                return Err(InputError::MissingInput { path: path.into() }.into());
             }
-            Ok(metadata) if metadata.is_dir() => return Err(Error::InputIsDirectory { path: path.into() }),
+            Ok(metadata) if metadata.is_dir() => {
+                return Err(InputError::InputIsDirectory { path: path.into() }.into());
+            }
             // A device may never end.
             Ok(metadata) if !metadata.is_file() && !is_pipe(metadata.file_type()) => {
-                return Err(Error::InputNotFile { path: path.into() });
+                return Err(InputError::InputNotFile { path: path.into() }.into());
             }
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
         if !seen.insert(fs::canonicalize(path)?) {
-            return Err(Error::DuplicateInput { path: path.into() });
+            return Err(InputError::DuplicateInput { path: path.into() }.into());
         }
     }
     Ok(())
@@ -70,7 +72,7 @@ pub(crate) fn saved_pipes(inputs: &[Input], staging: &Path) -> Result<Vec<Input>
             _ => io::copy(&mut io::stdin().lock(), &mut file)?,
         };
         if bytes == 0 {
-            return Err(Error::EmptyInput { path: PathBuf::from(&input.name) });
+            return Err(InputError::EmptyInput { path: PathBuf::from(&input.name) }.into());
         }
         Ok(Input { place: Place::File(path), bytes, ..input.clone() })
     };

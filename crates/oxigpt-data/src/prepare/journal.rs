@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::block::Position;
 use super::source::Input;
-use crate::error::{Error, Result};
+use crate::error::{PrepareError, Result};
 use crate::manifest::ShardInfo;
 use crate::shard_writer::write_atomically;
 
@@ -96,7 +96,7 @@ impl Journal {
                 _ => continue,
             };
             if before.differs(&now) {
-                return Err(Error::InputChanged { name: input.name.clone() });
+                return Err(PrepareError::InputChanged { name: input.name.clone() }.into());
             }
         }
         Ok(())

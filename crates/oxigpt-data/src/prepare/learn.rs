@@ -15,7 +15,7 @@ use super::inputs::check_inputs;
 use super::pipeline::in_order;
 use super::source::Source;
 use super::{Progress, Stage, Watch, run};
-use crate::error::{Error, Result};
+use crate::error::{Error, PrepareError, Result};
 use crate::shard_writer::write_atomically;
 
 /// What ends a document, and is the first token.
@@ -93,11 +93,11 @@ pub fn train_tokenizer(
 pub fn tokenizer_paths(out: &Path, force: bool) -> Result<Vec<PathBuf>> {
     let is_file = out.extension().is_some_and(|extension| extension == "json") && !out.is_dir();
     if out.is_file() && !is_file {
-        return Err(Error::OutputIsFile { path: out.into() });
+        return Err(PrepareError::OutputIsFile { path: out.into() }.into());
     }
     let paths = if is_file { vec![out.into()] } else { FILES.map(|name| out.join(name)).to_vec() };
     match paths.iter().find(|path| path.exists() && !force) {
-        Some(path) => Err(Error::OutputFileExists { path: path.clone() }),
+        Some(path) => Err(PrepareError::OutputFileExists { path: path.clone() }.into()),
         None => Ok(paths),
     }
 }

@@ -41,7 +41,7 @@ pub use source::{Fetch, FetchError, Format, Input, Place, Source};
 pub use tokenizer::TokenizerKind;
 
 use crate::dataset_writer::check_free;
-use crate::error::{Error, Result};
+use crate::error::{PrepareError, Result};
 use crate::manifest::Manifest;
 use crate::stories::{DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, stories};
 
@@ -160,16 +160,16 @@ fn check_options(source: &Source, out: &Path, options: &PrepareOptions) -> Resul
     let value = options.val_fraction;
     // Written so that NaN fails as well.
     if !(value > 0.0 && value < 1.0) {
-        return Err(Error::ValFraction { value });
+        return Err(PrepareError::ValFraction { value }.into());
     }
     if options.holdout == Holdout::Tail && source.format != Format::Text {
-        return Err(Error::TailOfRecords);
+        return Err(PrepareError::TailOfRecords.into());
     }
     if options.shard_tokens == 0 || i32::try_from(options.shard_tokens).is_err() {
-        return Err(Error::ShardTokens { found: options.shard_tokens });
+        return Err(PrepareError::ShardTokens { found: options.shard_tokens }.into());
     }
     if out.is_file() {
-        return Err(Error::OutputIsFile { path: out.into() });
+        return Err(PrepareError::OutputIsFile { path: out.into() }.into());
     }
     if options.force || !out.is_dir() {
         return Ok(());

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fs_err as fs;
 
 use super::source::{Input, Place};
-use crate::error::{Error, Result};
+use crate::error::{Error, InputError, Result};
 
 const GZIP: &[u8] = b"\x1f\x8b";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
@@ -71,7 +71,7 @@ impl Stream {
             Some(kind) => {
                 let cut_off = error.kind() == io::ErrorKind::UnexpectedEof;
                 let problem = if cut_off { "it ends too early".into() } else { error.to_string() };
-                Error::Compressed { path: self.path.to_path_buf(), kind, problem }
+                Error::from(InputError::Compressed { path: self.path.to_path_buf(), kind, problem })
             }
             None => Error::Io(error),
         }

@@ -53,6 +53,7 @@ pub(crate) fn in_order<J: Send, R: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::InputError;
 
     fn doubled(threads: usize, jobs: u64, stop_at: Option<u64>) -> (Vec<u64>, Result<()>) {
         let mut seen = Vec::new();
@@ -62,7 +63,7 @@ mod tests {
             |job| {
                 // Later jobs are done sooner.
                 thread::sleep(std::time::Duration::from_micros(200 * (7 - job % 8)));
-                if Some(job) == stop_at { Err(Error::NoInput) } else { Ok(2 * job) }
+                if Some(job) == stop_at { Err(InputError::NoInput.into()) } else { Ok(2 * job) }
             },
             |result| {
                 seen.push(result);
@@ -84,7 +85,7 @@ mod tests {
     #[test]
     fn what_comes_before_an_error_is_consumed() {
         let (seen, result) = doubled(4, 100, Some(41));
-        assert!(matches!(result, Err(Error::NoInput)));
+        assert!(matches!(result, Err(Error::Input(InputError::NoInput))));
         assert_eq!(seen.len(), 41);
         assert!(doubled(4, 0, None).0.is_empty());
     }

@@ -13,7 +13,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::block::{Block, Content, PIECE, Position};
 use super::pipeline::Emit;
-use crate::error::{Error, Result};
+use crate::error::{Error, InputError, Result};
 
 /// Rows in a block, however short they are.
 const MOST_ROWS: usize = 8192;
@@ -27,7 +27,7 @@ pub(crate) fn read(path: &Path, mut at: Position, column: &str, emit: Emit<'_, B
     let index = find_column(path, &reader, column)?;
     let rows = reader.metadata().file_metadata().num_rows().max(1) as u64;
     if reader.metadata().file_metadata().num_rows() == 0 {
-        return Err(Error::EmptyInput { path: path.into() });
+        return Err(InputError::EmptyInput { path: path.into() }.into());
     }
     let shared: Arc<Path> = path.into();
     let mut first = 0;
@@ -61,7 +61,7 @@ fn broken(path: &Path, group: Option<usize>, error: ParquetError) -> Error {
         ParquetError::General(words) | ParquetError::EOF(words) => words,
         other => other.to_string(),
     };
-    Error::Parquet { path: path.into(), group, problem }
+    Error::from(InputError::Parquet { path: path.into(), group, problem })
 }
 
 /// The index of the leaf of this name, which must hold one text a row.
@@ -69,12 +69,12 @@ fn find_column(path: &Path, reader: &SerializedFileReader<std::fs::File>, column
     let schema = reader.metadata().file_metadata().schema_descr();
     let Some(index) = schema.columns().iter().position(|leaf| leaf.path().string() == column) else {
         let found = schema.columns().iter().map(|leaf| leaf.path().string()).collect();
-        return Err(Error::MissingColumn { path: path.into(), column: column.into(), found });
+        return Err(InputError::MissingColumn { path: path.into(), column: column.into(), found }.into());
     };
     let leaf = schema.column(index);
     if leaf.physical_type() != Type::BYTE_ARRAY || leaf.max_rep_level() > 0 {
         let found = if leaf.max_rep_level() > 0 { "LIST".into() } else { leaf.physical_type().to_string() };
-        return Err(Error::ColumnType { path: path.into(), column: column.into(), found });
+        return Err(InputError::ColumnType { path: path.into(), column: column.into(), found }.into());
     }
     Ok(index)
 }

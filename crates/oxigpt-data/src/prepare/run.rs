@@ -25,7 +25,7 @@ use super::staged::{Staged, sha256_of};
 use super::{PrepareOptions, Progress, Stage, Watch};
 use crate::dataset::{STAGING, Split};
 use crate::dataset_writer::{check_free, check_names, complete, publish};
-use crate::error::{Error, Result};
+use crate::error::{Error, PrepareError, Result};
 use crate::lock::DirLock;
 use crate::manifest::{InputInfo, Manifest, TokenizerInfo};
 use crate::shard::TokenWidth;
@@ -92,7 +92,7 @@ fn begun(staging: &Path, inputs: &[Input], request: &str, force: bool) -> Result
     let found = match Journal::read(staging) {
         None => Ok(None),
         Some(journal) if journal.request != request => {
-            Err(Error::OtherPreparation { dir: staging.parent().unwrap_or(staging).into() })
+            Err(PrepareError::OtherPreparation { dir: staging.parent().unwrap_or(staging).into() }.into())
         }
         // What came through a pipe is gone.
         Some(_) if inputs.iter().any(is_piped) => Ok(None),
@@ -165,7 +165,8 @@ fn chooser(options: &PrepareOptions, chars: u64) -> Result<Chooser> {
         Holdout::Inputs => Chooser::Inputs,
         Holdout::Tail => {
             let train_chars = ((1.0 - value) * chars as f64) as u64;
-            let empty = |split: Split| Err(Error::EmptySplit { value, chars, split: split.name() });
+            let empty =
+                |split: Split| Err(PrepareError::EmptySplit { value, chars, split: split.name() }.into());
             match train_chars {
                 0 => return empty(Split::Train),
                 _ if train_chars >= chars => return empty(Split::Val),
@@ -203,7 +204,9 @@ impl Run<'_> {
             None => InputState::of(path)?,
         };
         match &mut self.inputs()[index] {
-            Some(before) if before.differs(&now) => Err(Error::InputChanged { name: input.name.clone() }),
+            Some(before) if before.differs(&now) => {
+                Err(PrepareError::InputChanged { name: input.name.clone() }.into())
+            }
             Some(_) => Ok(()),
             none => {
                 *none = Some(now);
@@ -258,7 +261,7 @@ impl Run<'_> {
             let is_input = !matches!(error, Error::Interrupted | Error::Fetch(_) | Error::Io(_));
             let mark = if is_input { writer.whole } else { writer.done };
             // Of two errors, the one that matters is the one we have.
-            let _ = self.save(&mut writer, mark);
+            let _ = writer.staged.cut_off(mark).and_then(|()| self.save(&mut writer, mark));
             return Err(error);
         }
         let mark = writer.done;

@@ -110,6 +110,19 @@ impl Staged {
         Ok(())
     }
 
+    /// Cuts the shards under way off at a mark. What is lost would not have counted; on a full disk, its room is needed to
+    /// say so.
+    pub(crate) fn cut_off(&self, mark: Mark) -> Result<()> {
+        for split in Split::BOTH {
+            let begins = self.shards[split as usize].len() as u64 * self.shard_tokens;
+            let tokens = mark.tokens[split as usize].checked_sub(begins);
+            if let (Some(file), Some(tokens)) = (&self.open[split as usize], tokens) {
+                file.set_len(HEADER_BYTES as u64 + tokens * self.width.bytes() as u64)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes all that has been appended safe on the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.open.iter().flatten().try_for_each(|file| Ok(file.sync_data()?))

@@ -8,7 +8,7 @@ use fs_err as fs;
 use oxigpt_text::Tokenizer;
 
 use crate::dataset::{Dataset, tokenizer_beside};
-use crate::error::{Error, Result};
+use crate::error::{DatasetError, Error, PrepareError, Result};
 use crate::{manifest, meta};
 
 /// Which tokenizer makes the tokens.
@@ -36,7 +36,7 @@ impl FromStr for TokenizerKind {
             path if path.contains(['/', '\\', '.']) || Path::new(path).exists() => {
                 Ok(TokenizerKind::Files(path.into()))
             }
-            _ => Err(Error::UnknownTokenizer { found: name.into() }),
+            _ => Err(PrepareError::UnknownTokenizer { found: name.into() }.into()),
         }
     }
 }
@@ -83,7 +83,7 @@ fn load_files(path: &Path) -> Result<Tokenizer> {
             "tokenizer_config.json" => fs::read(dir.join(name)).ok(),
             _ => None,
         });
-        tokenizer.map_err(|source| Error::Tokenizer { dir: path.into(), source })?
+        tokenizer.map_err(|source| DatasetError::Tokenizer { dir: path.into(), source })?
     };
-    found.ok_or_else(|| Error::NoTokenizer { path: path.into() })
+    found.ok_or_else(|| Error::from(DatasetError::NoTokenizer { path: path.into() }))
 }

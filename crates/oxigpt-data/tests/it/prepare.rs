@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::common::{assert_error, headerless, put};
 use fs_err as fs;
 use oxigpt_data::{
-    Dataset, Error, Manifest, PrepareOptions, Progress, Split, Stage, TokenizerKind, prepare_stories,
-    prepare_text,
+    Dataset, DatasetError, Error, Manifest, PrepareOptions, Progress, Split, Stage, TokenizerKind,
+    prepare_stories, prepare_text,
 };
 use tempfile::{TempDir, tempdir};
 
@@ -365,7 +365,7 @@ fn first_uses_at_once_all_find_the_dataset() {
         let force = PrepareOptions { force: true, shard_tokens: 4, ..options(CHAR) };
         let first_use = &|| {
             let dataset = match Dataset::open(&out) {
-                Err(Error::NoSuchDataset { .. } | Error::Incomplete { .. }) => {
+                Err(Error::Dataset(DatasetError::NoSuchDataset { .. } | DatasetError::Incomplete { .. })) => {
                     prepare_text(&path, &out, &force, &mut |_| ()).unwrap();
                     Dataset::open(&out).unwrap()
                 }

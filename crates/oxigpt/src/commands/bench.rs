@@ -6,6 +6,7 @@ mod tokenize;
 use std::io::{self, Write};
 
 use anyhow::Result;
+use oxigpt_data::{DatasetError, Error as DataError};
 use oxigpt_train::bench::{Part, Steps, time_decoding, time_steps};
 use oxigpt_train::settings::Settings;
 use oxigpt_train::{Error, machine, planned_vocab_size};
@@ -39,7 +40,7 @@ pub(crate) fn run(kind: &BenchKind) -> Result<()> {
 fn configured(args: &BenchArgs) -> Result<(Settings, usize)> {
     let settings = configure::settings(&args.config)?;
     let vocab_size = match planned_vocab_size(&settings) {
-        Err(Error::Data(oxigpt_data::Error::NoSuchDataset { .. })) => GPT2_WORDS,
+        Err(Error::Data(DataError::Dataset(DatasetError::NoSuchDataset { .. }))) => GPT2_WORDS,
         vocab_size => vocab_size?,
     };
     Ok((settings, vocab_size))

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use anyhow::Result;
+use oxigpt_data::{DatasetError, Error as DataError};
 use oxigpt_train::settings::Settings;
 use oxigpt_train::{Error, Estimate, planned_scoring, planned_vocab_size};
 use serde_json::json;
@@ -47,7 +48,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
 /// The vocabulary of the run's data.
 fn vocab_size(settings: &Settings) -> Result<usize> {
     match planned_vocab_size(settings) {
-        Err(Error::Data(oxigpt_data::Error::NoSuchDataset { dir })) => Err(CliError::failure(
+        Err(Error::Data(DataError::Dataset(DatasetError::NoSuchDataset { dir }))) => Err(CliError::failure(
             format!("the vocabulary is not known: there is no data set {}", dir.display()),
             "prepare it first, or say how many tokens it has, with --vocab_size=N",
         )
