@@ -54,7 +54,7 @@ fn gpu_json(gpu: &GpuInfo) -> Value {
 }
 
 fn table(report: &Report) -> String {
-    let mut text = format!("cpu             {}\n", cpu().name());
+    let mut text = format!("cpu             {} threads\n", cpu().threads());
     let mut row = |name: &str, found: String| text += &format!("{name:16}{found}\n");
     let mut hints = Vec::new();
     let mut absent = |error: &CudaError| {
