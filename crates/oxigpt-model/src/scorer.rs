@@ -229,7 +229,7 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use oxigpt_compute::reference::Reference;
-    use oxigpt_compute::{AttentionKind, Gelu};
+    use oxigpt_compute::{AttentionKind, AttentionScale, Gelu};
 
     use super::*;
     use crate::{Initial, TensorTable, eval_plan, score_plan};
@@ -262,7 +262,11 @@ mod tests {
 
     /// Losses of all tokens but the first, in one pass.
     fn whole(row: &[u32]) -> Vec<f32> {
-        let (plan, table, pass) = eval_plan(&config(), 1, row.len() - 1, None).expect("a small model");
+        whole_with(&config(), row)
+    }
+
+    fn whole_with(config: &ModelConfig, row: &[u32]) -> Vec<f32> {
+        let (plan, table, pass) = eval_plan(config, 1, row.len() - 1, None).expect("a small model");
         let mut session = session(plan, &table);
         session.upload(pass.tokens, Data::U32(&row[..row.len() - 1])).expect("tokens");
         session.upload(pass.targets, Data::U32(&row[1..])).expect("targets");
@@ -295,6 +299,21 @@ mod tests {
                     assert_close(found, &expected[read.min(expected.len())..]);
                 }
             }
+        }
+    }
+
+    /// Sequences side by side that are of different lengths, and whose attention depends on these.
+    #[test]
+    fn attention_that_depends_on_the_length_has_that_of_each_sequence() {
+        let attention = AttentionKind::parse("pointwise-sigmoid", AttentionScale::Length, false);
+        let config = ModelConfig { attention: attention.expect("a kind"), ..config() };
+        let rows = [row(61, 1), row(20, 2)];
+        let (plan, table, scorer) = score_plan(&config, 3, 60, None).expect("a small model");
+        let mut session = session(plan, &table);
+        scorer.read(&mut session, &rows, 0..9).expect("its own words");
+        let found = scorer.score(&mut session, &rows, 10..61).expect("its own words");
+        for (found, row) in found.iter().zip(&rows) {
+            assert_close(found, &whole_with(&config, row)[9..]);
         }
     }
 

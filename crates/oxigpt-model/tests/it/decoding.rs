@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use oxigpt_compute::{Backend, Session};
 use oxigpt_model::{
-    DecodeShape, Decoder, Error, Initial, ModelConfig, Pretrained, SampleOptions, Storage, TensorSource,
-    decode_plan, generate, generate_side_by_side, open_pretrained,
+    AttentionKind, AttentionScale, DecodeShape, Decoder, Error, Initial, ModelConfig, Pretrained,
+    SampleOptions, Storage, TensorSource, decode_plan, generate, generate_side_by_side, open_pretrained,
 };
 
 use crate::support::*;
@@ -189,6 +189,36 @@ fn texts_side_by_side_are_those_alone() {
                     alone.truncate(if i == 3 { 4 } else { usize::MAX });
                     assert_eq!(*text, alone, "{} {storage:?}: text {i}", target.name);
                 }
+/// Every kind, with every divisor. Where the divisor is the length of the text, recomputing is a pass over that length.
+#[test]
+fn every_kind_of_attention_decodes_what_it_recomputes() {
+    let scales = ["length", "position", "block"].map(|scale| AttentionScale::parse(scale, 24).unwrap());
+    let pointwise = ["relu", "gelu", "sigmoid", "square", "relu-square"];
+    let pointwise = pointwise.iter().flat_map(|f| scales.map(|scale| (format!("pointwise-{f}"), scale)));
+    let gaussian =
+        ["gaussian", "gaussian-poly-3", "gaussian-poly-8"].map(|name| (name.to_owned(), scales[0]));
+    for (name, scale) in gaussian.into_iter().chain(pointwise) {
+        let attention = AttentionKind::parse(&name, scale, false).unwrap();
+        let config = ModelConfig { block_size: 24, attention, ..small() };
+        let weights = lively(&config);
+        let tokens = tokens(&config, 24);
+        for (target, tolerance) in [(REFERENCE, 1e-11), (CPU, 2e-5)] {
+            let (mut session, decoder) = decoding(&config, &weights, target.backend);
+            let mut logits = Vec::new();
+            for fed in [5, 6, 7, 23, 24] {
+                if fed == 5 || fed == 23 {
+                    decoder.prefill(&mut session, &tokens[..fed], &mut logits).unwrap();
+                } else {
+                    decoder.decode(&mut session, &[&tokens[..fed]], &mut logits).unwrap();
+                }
+                let mut short = config.clone();
+                short.crop_block_size(fed).unwrap();
+                let (plan, all) = AllLogits::build(&short, 1);
+                let mut whole = Session::new(plan, (target.backend)()).unwrap();
+                all.weights.upload(&mut whole, &weights).unwrap();
+                let expected = &all.run(&mut whole, &tokens[..fed])[fed - 1];
+                let error = distance(&logits, expected);
+                assert!(error < tolerance, "{}, {name}, {scale}: {error:.1e} after {fed}", target.name);
             }
         }
     }

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use fs_err as fs;
 use oxigpt_model::{
-    AttentionKind, Error, Gelu, Initial, ModelConfig, NamedTensor, NamedTensors, Pretrained, TensorSource,
-    eval_plan, map_tensors, open_pretrained, save_pretrained, write_tensors,
+    AttentionKind, AttentionScale, Error, Gelu, Initial, ModelConfig, NamedTensor, NamedTensors, Precision,
+    Pretrained, TensorSource, eval_plan, map_tensors, open_pretrained, save_llmc, save_pretrained,
+    write_tensors,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -79,6 +80,44 @@ fn the_directory_is_one_that_transformers_reads() {
     let bias = tensors.tensor("h.1.mlp.c_fc.bias").unwrap();
     assert!(bias.shape() == [48] && bias.data().iter().all(|x| *x == 0));
     assert_eq!(tensors.names().len(), 2 + 2 * 12 + 2);
+}
+
+/// A model that other programs would compute as something else has a type that they do not know.
+#[test]
+fn attention_is_kept_and_misleads_nobody() {
+    let block = |block_size| AttentionScale::Block(block_size);
+    for (name, scale, clamp, kept) in [
+        ("gaussian", block(7), false, [Value::Null, Value::Null]),
+        ("gaussian-poly-3", block(7), false, [Value::Null, Value::Null]),
+        ("gaussian-poly-3", block(7), true, [Value::Null, json!(true)]),
+        ("pointwise-gelu", AttentionScale::Length, false, [json!("length"), Value::Null]),
+        ("pointwise-relu", AttentionScale::Position, false, [json!("position"), Value::Null]),
+        ("pointwise-square", block(7), false, [json!("block"), Value::Null]),
+        ("pointwise-square", block(1024), false, [json!("block-1024"), Value::Null]),
+    ] {
+        let attention = AttentionKind::parse(name, scale, clamp).unwrap();
+        let config = ModelConfig { attention, ..small() };
+        let (dir, weights) = saved(&config);
+        let text = fs::read_to_string(dir.path().join("config.json")).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["attn_type"], name);
+        assert_eq!([&json["attn_scale"], &json["attn_clamp"]], [&kept[0], &kept[1]]);
+        assert_eq!(
+            (&json["model_type"], &json["architectures"]),
+            (&json!("oxigpt"), &json!(["OxiGPTLMHeadModel"]))
+        );
+        assert_eq!(open_pretrained(dir.path()).unwrap().config, config);
+        let error =
+            save_llmc(dir.path().join("model.bin"), &config, &weights, Precision::Float32).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "llm.c has no such model: its attention is no softmax, and llm.c knows no other"
+        );
+    }
+    // Older checkpoints say nothing, and have a softmax.
+    let (dir, _) = saved(&small());
+    edit_config(dir.path(), |json| json["attn_type"] = Value::Null);
+    assert_eq!(open_pretrained(dir.path()).unwrap().config, small());
 }
 
 #[test]

@@ -77,6 +77,7 @@ fn sample() {
                                       How weights are kept: half the bytes, nearly twice the speed
                                       [default: float32]
           --stop                      Stop at the end of the text, where the model says that it ends
+          --device <DEVICE>           Where to compute: cpu, cuda, cuda:N, or auto [default: cpu]
           --threads <N>               Worker threads; 0 = one per core [default: 0]
           --json                      Print all samples at the end, as one JSON object
       -h, --help                      Print help
@@ -117,14 +118,22 @@ fn every_key_of_a_configuration() {
       -h, --help          Print help
 
     Run:
-          --out_dir <TEXT>    run directory: configuration, metrics, checkpoints [default: "out"]
-          --init_from <TEXT>  scratch; resume: go on with the run in out_dir; a MODEL to begin a new run
-                              with; or layerwise:MODEL [default: "scratch"]
-          --seed <N>          seed of initialisation, batches, dropout and samples [default: 1337]
-          --device <TEXT>     where the run computes: cpu, cuda, cuda:N, or auto [default: "cpu"]
-          --dtype <TEXT>      operands of matrix products: float32 or bfloat16; not to train, int8 [default:
-                              "float32"]
-          --threads <N>       worker threads; 0 = one per core [default: 0]
+          --out_dir <TEXT>
+              run directory: configuration, metrics, checkpoints [default: "out"]
+          --init_from <TEXT>
+              scratch; resume: go on with the run in out_dir; a MODEL to begin a new run with; or
+              layerwise:MODEL [default: "scratch"]
+          --seed <N>
+              seed of initialisation, batches, dropout and samples [default: 1337]
+          --device <TEXT>
+              where the run computes: cpu, cuda, cuda:N, or auto [default: "cpu"]
+          --dtype <TEXT>
+              operands of matrix products: float32 or bfloat16; not to train, int8 [default:
+              "float32"]
+          --float32_matmul_precision <TEXT>
+              float32 products on a GPU: highest, or high (TF32) [default: "highest"]
+          --threads <N>
+              worker threads; 0 = one per core [default: 0]
 
     Data:
           --dataset <TEXT>

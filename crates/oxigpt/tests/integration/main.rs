@@ -3,6 +3,7 @@
 // The helpers of tests may fail as loudly as the tests.
 #![allow(clippy::unwrap_used)]
 
+mod attention;
 mod bench;
 mod compare;
 mod config;
