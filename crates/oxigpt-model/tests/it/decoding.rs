@@ -189,6 +189,11 @@ fn texts_side_by_side_are_those_alone() {
                     alone.truncate(if i == 3 { 4 } else { usize::MAX });
                     assert_eq!(*text, alone, "{} {storage:?}: text {i}", target.name);
                 }
+            }
+        }
+    }
+}
+
 /// Every kind, with every divisor. Where the divisor is the length of the text, recomputing is a pass over that length.
 #[test]
 fn every_kind_of_attention_decodes_what_it_recomputes() {
