@@ -59,7 +59,8 @@ pub(crate) const CPU_BFLOAT16: Target = Target {
     name: "cpu, bfloat16",
     precision: Precision::Bfloat16,
     loss: 1e-3,
-    gradient: 2e-2,
+    // Every product on the way rounds its operands and its result to 2^-9, and a bias has their sum.
+    gradient: 3e-2,
     logit: 2e-2,
     step_loss: 2e-3,
     norm: 0.1,
@@ -117,6 +118,16 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 
 pub(crate) fn expected() -> Value {
     serde_json::from_slice(&fs_err::read(fixture("expected.json")).unwrap()).unwrap()
+}
+
+fn slack(case: &str) -> f64 {
+    match case.split('.').next() {
+        // The derivative jumps at zero, and one score of the fifth step is 7e-9: float32 cannot tell its sign.
+        Some("pointwise-relu") => 20.0,
+        // Squares of scores near zero are small, and AdamW divides by the root of what follows from them.
+        Some("pointwise-square") => 1.5,
+        _ => 1.0,
+    }
 }
 
 /// A case of the golden values.
@@ -184,8 +195,7 @@ pub(crate) fn cases() -> [Case; 10] {
             tensors: tensors(name),
             config,
             expected,
-            // The derivative of relu jumps at zero, and one score of the fifth step is 7e-9: float32 cannot tell its sign.
-            slack: if name.starts_with("pointwise-relu.") { 20.0 } else { 1.0 },
+            slack: slack(name),
             tokens: rows.iter().flat_map(|row| row[..24].to_vec()).collect(),
             targets: rows.iter().flat_map(|row| row[1..].to_vec()).collect(),
         }

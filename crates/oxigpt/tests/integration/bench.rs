@@ -129,7 +129,7 @@ fn what_is_refused() {
     hint: the nearest width that can is --n_embd=15
     ");
     assert_snapshot!(refused(&bench("train", &["--dtype=int8"])), @"
-    exit 2
+    exit 1
     error: weights in int8 cannot be trained, only evaluated and sampled
     hint: train with --dtype=bfloat16 or --dtype=float32, then `oxigpt sample --dtype=int8`
     ");

@@ -64,23 +64,23 @@ fn sample() {
     Usage: oxigpt sample [OPTIONS] --from <MODEL>
 
     Options:
-          --from <MODEL>              The model that speaks
-          --start <TEXT | FILE:path>  The text to continue; FILE:path takes it from a file
-          --num-samples <N>           How many samples [default: 1]
-          --max-new-tokens <N>        Tokens to generate in each, at most [default: 500]
-          --temperature <X>           0 always takes the likeliest token; 1 follows the model's
-                                      probabilities [default: 0.8]
-          --top-k <N>                 Choose among so many likeliest tokens; 0 = all [default: 200]
-          --seed <N>                  The same seed gives the same text; sample i uses seed + i
-                                      [default: 1337]
-          --dtype <float32|bfloat16|int8>
-                                      How weights are kept: half the bytes, nearly twice the speed
-                                      [default: float32]
-          --stop                      Stop at the end of the text, where the model says that it ends
-          --device <DEVICE>           Where to compute: cpu, cuda, cuda:N, or auto [default: cpu]
-          --threads <N>               Worker threads; 0 = one per core [default: 0]
-          --json                      Print all samples at the end, as one JSON object
-      -h, --help                      Print help
+          --from <MODEL>                   The model that speaks
+          --start <TEXT | FILE:path>       The text to continue; FILE:path takes it from a file
+          --num-samples <N>                How many samples [default: 1]
+          --max-new-tokens <N>             Tokens to generate in each, at most [default: 500]
+          --temperature <X>                0 always takes the likeliest token; 1 follows the model's
+                                           probabilities [default: 0.8]
+          --top-k <N>                      Choose among so many likeliest tokens; 0 = all [default: 200]
+          --seed <N>                       The same seed gives the same text; sample i uses seed + i
+                                           [default: 1337]
+          --dtype <float32|bfloat16|int8>  How weights are kept: half the bytes, nearly twice the speed
+                                           [default: float32]
+          --stop                           Stop at the end of the text, where the model says that it
+                                           ends
+          --device <DEVICE>                Where to compute: cpu, cuda, cuda:N, or auto [default: cpu]
+          --threads <N>                    Worker threads; 0 = one per core [default: 0]
+          --json                           Print all samples at the end, as one JSON object
+      -h, --help                           Print help
 
     Model:
           --attn_type <TEXT>     how attention scores become weights: softmax, gaussian,
@@ -128,8 +128,7 @@ fn every_key_of_a_configuration() {
           --device <TEXT>
               where the run computes: cpu, cuda, cuda:N, or auto [default: "cpu"]
           --dtype <TEXT>
-              operands of matrix products: float32 or bfloat16; not to train, int8 [default:
-              "float32"]
+              operands of matrix products: float32 or bfloat16; not to train, int8 [default: "float32"]
           --float32_matmul_precision <TEXT>
               float32 products on a GPU: highest, or high (TF32) [default: "highest"]
           --threads <N>
@@ -356,8 +355,8 @@ fn eval() {
 
     Run:
           --device <TEXT>  where the run computes: cpu, cuda, cuda:N, or auto [default: "cpu"]
-          --dtype <TEXT>   operands of matrix products: float32 or bfloat16; not to train, int8 [default:
-                           "float32"]
+          --dtype <TEXT>   operands of matrix products: float32 or bfloat16; not to train, int8
+                           [default: "float32"]
           --threads <N>    worker threads; 0 = one per core [default: 0]
 
     Data:

@@ -50,10 +50,12 @@ fn killed_at_any_moment() {
         let begun = place.path().join("run/config.toml").exists();
         let args = if begun { RESUME.to_vec() } else { start("--out_dir=run") };
         let mut child = place.start(&args);
-        // What comes before the first update takes 65 lines, an update and its checkpoint two.
-        let lines = [0, 60, 66, 70, 74][kill as usize % 5] + kill as usize % 3;
+        // At once, when all is read, or after some updates, each of which takes two lines with its checkpoint.
+        let (sign, more) =
+            [("", 0), ("parameters", 0), (" | loss", 1), (" | loss", 5), (" | loss", 9)][kill as usize % 5];
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-        stderr.by_ref().take(lines).for_each(drop);
+        stderr.by_ref().find(|line| line.as_ref().unwrap().contains(sign));
+        stderr.by_ref().take(more + kill as usize % 3).for_each(drop);
         std::thread::sleep(Duration::from_micros(kill * 7919 % 6000));
         child.kill().unwrap();
         child.wait().unwrap();

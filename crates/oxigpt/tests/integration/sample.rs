@@ -205,6 +205,8 @@ fn what_cannot_be_sampled() {
     --- stderr
     error: invalid value 'int4' for '--dtype <float32|bfloat16|int8>'
       [possible values: float32, bfloat16, int8]
+
+      tip: a similar value exists: 'int8'
     hint: add --help to see what can be written here
     ");
     assert_snapshot!(refused(&["--from=model", "--temperature=-1"]), @"

@@ -62,9 +62,9 @@ fn what_a_run_tells() {
                      activations     178 KiB
                      cache             4 KiB
                      gradients      58.4 KiB
-                     inputs         1.44 KiB
+                     inputs         1.62 KiB
                      moments         117 KiB
-                     outputs        1.06 KiB
+                     outputs        1.31 KiB
                      parameters     58.4 KiB
         first loss   about 2.3979, which is ln 11: a model that has learned nothing
         step     0 | train loss [LOSS] | val loss [LOSS]
@@ -252,7 +252,7 @@ fn what_cannot_be_trained() {
     hint: the nearest size that is: --total_batch_size=128
     ");
     assert_snapshot!(refused(&["--dtype=int8"]), @"
-    exit 2
+    exit 1
     error: weights in int8 cannot be trained, only evaluated and sampled
     hint: train with --dtype=bfloat16 or --dtype=float32, then `oxigpt sample --dtype=int8`
     ");
