@@ -18,7 +18,7 @@ use crate::{Error, ModelConfig, TensorSource};
 pub(crate) const LINEARS: [(&str, usize, usize); 4] =
     [("attn.c_attn", 1, 3), ("attn.c_proj", 1, 1), ("mlp.c_fc", 1, 4), ("mlp.c_proj", 4, 1)];
 
-/// Which linear layers of every block have an adapter, in the order of [`LINEARS`].
+/// Which linear layers of every block have an adapter, in the order in which a block has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoraTargets([bool; 4]);
 
