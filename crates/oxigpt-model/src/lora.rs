@@ -34,6 +34,11 @@ pub struct Lora {
 }
 
 impl LoraTargets {
+    /// Whether a layer of the attention is among them.
+    pub fn reach_attention(&self) -> bool {
+        self.0.iter().zip(&LINEARS).any(|(&is_target, (layer, ..))| is_target && layer.starts_with("attn."))
+    }
+
     /// Reads names that commas or blanks separate. `c_attn` and `c_fc` need not say where they are; `c_proj`, which is
     /// in both halves of a block, stands for both.
     ///

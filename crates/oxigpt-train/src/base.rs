@@ -5,13 +5,13 @@
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
-use oxigpt_model::TensorSource;
+use oxigpt_model::{TensorSource, is_adapter};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::durable;
 use crate::error::Error;
-use crate::model::Model;
+use crate::model::{Model, weights_of};
 
 const FILE: &str = "base.json";
 
@@ -57,6 +57,10 @@ impl Base {
         if !path.exists() {
             return Err(Error::NoBase { checkpoint: dir.into(), name: name.clone(), path: path.clone() });
         }
+        if self.leads_back_to(dir)? {
+            let (was, now) = (name.clone(), "adapters of itself".into());
+            return Err(Error::OtherBase { checkpoint: dir.into(), was, path: path.clone(), now });
+        }
         let model = Model::open(path)?;
         let found = sha256.as_ref().map(|_| fingerprint(&model.weights)).transpose()?;
         if found != *sha256 {
@@ -66,6 +70,23 @@ impl Base {
             return Err(Error::OtherBase { checkpoint: dir.into(), was, path: path.clone(), now });
         }
         Ok(Model { name: name.clone(), ..model })
+    }
+
+    /// Whether bases of bases end where they began: paths stay when directories change their names.
+    fn leads_back_to(&self, dir: &Path) -> Result<bool, Error> {
+        let mut seen = vec![fs::canonicalize(dir)?];
+        let mut path = self.path.clone();
+        while let Ok(weights) = weights_of(&path)
+            && is_adapter(&weights)
+        {
+            let weights = fs::canonicalize(weights)?;
+            if seen.contains(&weights) {
+                return Ok(true);
+            }
+            path = Base::of_adapters(&weights)?.path;
+            seen.push(weights);
+        }
+        Ok(false)
     }
 
     /// What other programs can find it by: its id on the hub, or its path.

@@ -161,7 +161,7 @@ fn described(tokenizer: &Tokenizer) -> String {
 }
 
 /// Where the weights are: at `path` itself, or at what it names if it is the directory of a run.
-fn weights_of(path: &Path) -> Result<PathBuf, Error> {
+pub(crate) fn weights_of(path: &Path) -> Result<PathBuf, Error> {
     if !run_dir::is_run(path) {
         return Ok(path.into());
     }

@@ -186,6 +186,13 @@ impl Settings {
             |error: oxigpt_model::Error| impossible(error.to_string(), &error.hint().unwrap_or_default());
         if let Some(lora) = self.lora().map_err(is_wrong)? {
             lora.validate(&self.model_config(1)).map_err(is_wrong)?;
+            let is_distilled = matches!(self.start(), Start::Layerwise(_)) && self.distill_mix == 0.0;
+            if is_distilled && !lora.targets.reach_attention() {
+                return Err(impossible(
+                    format!("lora_targets = \"{}\", but attention is what is distilled", self.lora_targets),
+                    "name attn.c_attn or attn.c_proj too, or add the loss on the text with distill_mix",
+                ));
+            }
         }
         if self.lora_rank > 0 && self.start() == Start::Scratch {
             return Err(impossible(

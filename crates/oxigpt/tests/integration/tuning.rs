@@ -166,6 +166,17 @@ fn adapters_that_cannot_be() {
     error: lora_rank = 4, but the run begins with random weights
     hint: adapters need a model that they adapt: add --from=MODEL, or leave out lora_rank
     ");
+    // A directory may take the name of the model that its adapters are of.
+    place.done(&with(&ADAPTED[..4], &["--lora_rank=2"]));
+    fs_err::rename(place.path().join("base"), place.path().join("away")).unwrap();
+    fs_err::rename(place.path().join("lora"), place.path().join("base")).unwrap();
+    let told = place.run(&["sample", "--from=base"]);
+    assert!(
+        told.contains("belongs to the model base, but at ") && told.contains("adapters of itself"),
+        "{told}"
+    );
+    fs_err::rename(place.path().join("base"), place.path().join("lora")).unwrap();
+    fs_err::rename(place.path().join("away"), place.path().join("base")).unwrap();
     let plan = place.output(&["plan", "tiny.toml", "--from=base", "--lora_rank=0", "--lora_targets=c_fc"]);
     assert_snapshot!(String::from_utf8(plan.stderr).unwrap(), @"
     warning: lora_rank = 0: there are no adapters, whatever lora_alpha and lora_targets say
@@ -221,6 +232,13 @@ fn a_layer_wise_distillation() {
     error: `distill_mix` is 1.5
     hint: it must be between 0, the squared error alone, and 1, the loss on the text alone
     ");
+    assert_snapshot!(refused(&["--init_from=layerwise:base", "--lora_rank=2", "--lora_targets=c_fc"]), @r#"
+    exit 2
+    --- stdout
+    --- stderr
+    error: lora_targets = "c_fc", but attention is what is distilled
+    hint: name attn.c_attn or attn.c_proj too, or add the loss on the text with distill_mix
+    "#);
     assert_snapshot!(refused(&["--init_from=layerwise:nowhere"]), @"
     exit 1
     --- stdout
