@@ -17,7 +17,9 @@ from pathlib import Path
 def by_oxigpt(args, seed, out):
     command = [args.oxigpt, "train", "shakespeare-char-cpu", f"--dataset={args.data}", f"--seed={seed}",
                f"--max_iters={args.steps}", f"--lr_decay_iters={args.steps}", f"--eval_interval={args.steps}",
-               "--eval_tokens=111360", f"--dtype={args.dtype}", f"--threads={args.threads}", f"--out_dir={out}"]
+               "--eval_tokens=111360", f"--threads={args.threads}", f"--out_dir={out}"]
+    if args.dtype:
+        command.append(f"--dtype={args.dtype}")
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     events = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
     steps = [event["step_ms"] for event in events if event["event"] == "train"]
@@ -39,7 +41,7 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[1337, 1338, 1339])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="oxigpt's; PyTorch's is float32")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="oxigpt's, if not the recipe's own; PyTorch's is float32")
     args = parser.parse_args()
 
     ours, theirs = [], []

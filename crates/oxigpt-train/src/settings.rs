@@ -76,7 +76,7 @@ settings! {
         seed: u64 = 1337;
         /// where the run computes: cpu, cuda, cuda:N, or auto
         device: String = "cpu".to_owned();
-        /// operands of matrix products: float32 or bfloat16; not to train, int8
+        /// operands of matrix products: float32, bfloat16, auto; not to train, int8
         dtype: String = "float32".to_owned();
         /// float32 products on a GPU: highest, or high (TF32)
         float32_matmul_precision: String = "highest".to_owned();

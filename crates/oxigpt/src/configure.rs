@@ -76,8 +76,7 @@ pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
     let model = model::open(name)?;
     let args = ConfigArgs { recipes, from: None, flags };
     let settings = begun_with(name, name, &model.config, "", &args)?;
-    let settings = Settings { dataset, ..settings };
-    settings.validate()?;
+    let settings = Settings { dataset, ..settings }.on_this_machine()?;
     Ok((settings, model))
 }
 
@@ -215,10 +214,11 @@ fn resumed<M>(
 fn warn_of_ignored(recipe: &str, run: &Settings) -> Result<()> {
     let mut changed = run.clone();
     apply_recipe(&mut changed, recipe)?;
-    // These follow from other keys where they are 0, and a run's configuration holds what followed.
+    // These follow from other keys, or from the machine, and a run's configuration holds what followed.
     let follows = |key: &str| match key {
         "total_batch_size" => changed.total_batch_size == 0,
         "eval_tokens" => changed.eval_tokens == 0,
+        "dtype" => changed.dtype == "auto",
         _ => ["out_dir", "init_from", "eval_only"].contains(&key),
     };
     let text = |settings: &Settings, key: &str| settings.text_of(key).unwrap_or_default();

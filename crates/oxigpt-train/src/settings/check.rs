@@ -21,14 +21,25 @@ impl Settings {
     ///
     /// `vocab_size`, `threads` and `lr_decay_iters` may stay 0: they follow from the data set, from the machine, and
     /// from a `max_iters` that a resumed run may raise.
-    pub fn resolve(mut self) -> Result<Self, SettingsError> {
-        self.validate()?;
-        if self.total_batch_size > 0 {
-            self.gradient_accumulation_steps = self.total_batch_size / self.tokens_per_micro_batch();
+    pub fn resolve(self) -> Result<Self, SettingsError> {
+        let mut settings = self.on_this_machine()?;
+        if settings.total_batch_size > 0 {
+            settings.gradient_accumulation_steps =
+                settings.total_batch_size / settings.tokens_per_micro_batch();
         }
-        self.total_batch_size = self.tokens_per_step();
-        if self.eval_tokens == 0 {
-            self.eval_tokens = self.eval_iters.saturating_mul(self.tokens_per_micro_batch());
+        settings.total_batch_size = settings.tokens_per_step();
+        if settings.eval_tokens == 0 {
+            settings.eval_tokens = settings.eval_iters.saturating_mul(settings.tokens_per_micro_batch());
+        }
+        Ok(settings)
+    }
+
+    /// Checks the settings, and chooses what they leave to the machine: `dtype = "auto"`.
+    pub fn on_this_machine(mut self) -> Result<Self, SettingsError> {
+        self.validate()?;
+        if self.dtype == "auto" {
+            let dtype = if self.machine().has_bfloat16() { "bfloat16" } else { "float32" };
+            dtype.clone_into(&mut self.dtype);
         }
         Ok(self)
     }
@@ -224,7 +235,7 @@ impl Settings {
             ));
         }
         let limits = [
-            ("dtype", &self.dtype, &["float32", "bfloat16", "int8"][..], &["float16"][..]),
+            ("dtype", &self.dtype, &["float32", "bfloat16", "auto", "int8"][..], &["float16"][..]),
             ("float32_matmul_precision", &self.float32_matmul_precision, &["highest", "high"], &[]),
         ];
         for (key, value, available, later) in limits {

@@ -35,6 +35,16 @@ fn defaults_are_nanogpts_and_valid() {
 }
 
 #[test]
+fn the_machine_chooses_a_dtype() {
+    let asked = with_flags(&[("dtype", "auto")]).unwrap();
+    let chosen = asked.clone().resolve().unwrap();
+    assert_eq!(chosen.dtype, if asked.machine().has_bfloat16() { "bfloat16" } else { "float32" });
+    // What was chosen stays, wherever the run goes on.
+    assert_eq!(with_toml(&chosen.to_toml()).unwrap().dtype, chosen.dtype);
+    assert_eq!(asked.on_this_machine().unwrap().dtype, chosen.dtype);
+}
+
+#[test]
 fn flags_are_read_by_the_kind_of_their_key() {
     let settings = with_flags(&[
         ("n-layer", "4"),
@@ -185,7 +195,7 @@ fn impossible_settings_are_refused_with_what_would_be_possible() {
         ),
         (
             refused(&[("dtype", "foo")]),
-            "`dtype` must be one of float32, bfloat16, int8, not \"foo\" | use `dtype = \"float32\"`",
+            "`dtype` must be one of float32, bfloat16, auto, int8, not \"foo\" | use `dtype = \"float32\"`",
         ),
         (
             refused(&[("attn_type", "sotfmax")]),

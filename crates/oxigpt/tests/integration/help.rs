@@ -128,7 +128,8 @@ fn every_key_of_a_configuration() {
           --device <TEXT>
               where the run computes: cpu, cuda, cuda:N, or auto [default: "cpu"]
           --dtype <TEXT>
-              operands of matrix products: float32 or bfloat16; not to train, int8 [default: "float32"]
+              operands of matrix products: float32, bfloat16, auto; not to train, int8 [default:
+              "float32"]
           --float32_matmul_precision <TEXT>
               float32 products on a GPU: highest, or high (TF32) [default: "highest"]
           --threads <N>
@@ -355,7 +356,7 @@ fn eval() {
 
     Run:
           --device <TEXT>  where the run computes: cpu, cuda, cuda:N, or auto [default: "cpu"]
-          --dtype <TEXT>   operands of matrix products: float32 or bfloat16; not to train, int8
+          --dtype <TEXT>   operands of matrix products: float32, bfloat16, auto; not to train, int8
                            [default: "float32"]
           --threads <N>    worker threads; 0 = one per core [default: 0]
 

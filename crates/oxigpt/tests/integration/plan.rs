@@ -8,7 +8,7 @@ use crate::support::{Place, refused, run};
 fn table() {
     let filters = [(r"(machine  +).*", "${1}[SPEED]"), (r"(time  +).*", "${1}[TIME]")];
     with_settings!({ filters => filters.to_vec() }, {
-        assert_snapshot!(run(&["plan", "shakespeare-char-cpu", "--vocab_size=65"]), @"
+        assert_snapshot!(run(&["plan", "shakespeare-char-cpu", "--vocab_size=65", "--dtype=float32"]), @"
         exit 0
         --- stdout
         model            4 layers, 4 heads, width 128, context 64, vocabulary 65
@@ -110,7 +110,7 @@ fn more_threads_than_make_sense() {
 #[test]
 fn hellaswag_takes_memory() {
     let memory = |more: &[&str]| {
-        let output = Place::new().done(&[&["plan", "gpt2-124m", "--json"], more].concat());
+        let output = Place::new().done(&[&["plan", "gpt2-124m", "--dtype=float32", "--json"], more].concat());
         serde_json::from_str::<serde_json::Value>(&output).unwrap()["memory_bytes"].as_u64().unwrap()
     };
     let more = memory(&["--hellaswag"]) - memory(&[]);
