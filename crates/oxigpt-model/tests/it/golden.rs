@@ -43,10 +43,29 @@ fn gradients_are_those_of_pytorch() {
                 let expected: Vec<f64> = expected.iter().map(|&x| x.into()).collect();
                 let error = distance(&found, &expected);
                 let (on, of) = (target.name, case.name);
-                assert!(error <= case.slack * target.gradient, "{on}, {of}, {}: {error:.1e}", entry.name);
+                assert!(error <= case.gradient_tolerance(&target), "{on}, {of}, {}: {error:.1e}", entry.name);
             }
         }
     }
+}
+
+/// The losses and gradient norms of ten steps.
+fn ten_steps(session: &mut Session, train: &TrainPlan, case: &Case) -> Vec<[f64; 2]> {
+    let mut found = Vec::new();
+    for (step, expected) in case.expected["train"].as_array().unwrap().iter().enumerate() {
+        session.run(train.phases.first);
+        session.run(train.phases.norm);
+        let loss = mean(&download(session, train.objective[0].losses));
+        found.push([loss, download(session, train.norm)[0]]);
+        train.set_schedule(session, expected["lr"].as_f64().unwrap(), step as u64).unwrap();
+        session.run(train.phases.update);
+    }
+    found
+}
+
+fn expected_steps(case: &Case) -> Vec<[f64; 2]> {
+    let steps = case.expected["train"].as_array().unwrap().iter();
+    steps.map(|step| ["loss", "grad_norm"].map(|key| step[key].as_f64().unwrap())).collect()
 }
 
 #[test]
@@ -54,21 +73,43 @@ fn ten_steps_are_those_of_pytorch() {
     for target in targets().into_iter().chain(bfloat16_targets()) {
         for case in cases() {
             let (mut session, train) = at_start(&target, &case);
-            for (step, expected) in case.expected["train"].as_array().unwrap().iter().enumerate() {
-                session.run(train.phases.first);
-                session.run(train.phases.norm);
+            let found = ten_steps(&mut session, &train, &case);
+            for (step, (found, expected)) in found.into_iter().zip(expected_steps(&case)).enumerate() {
                 let what = format!("{}, {}, step {step}", target.name, case.name);
-                let loss = mean(&download(&session, train.objective[0].losses));
-                assert_close(&what, loss, expected["loss"].as_f64().unwrap(), target.step_loss);
-                let norm = download(&session, train.norm)[0];
-                assert_close(&what, norm, expected["grad_norm"].as_f64().unwrap(), case.slack * target.norm);
-                train.set_schedule(&mut session, expected["lr"].as_f64().unwrap(), step as u64).unwrap();
-                session.run(train.phases.update);
+                assert_close(&what, found[0], expected[0], target.step_loss);
+                assert_close(&what, found[1], expected[1], case.norm_tolerance(&target));
             }
             let wte = download(&session, train.parameters.id("wte.weight").unwrap());
             assert!(wte[160 * 32..].iter().all(|x| *x == 0.0), "padded rows have moved");
         }
     }
+}
+
+/// Why norms have slack for two kinds: in float64, ten steps from weights that differ in their last bit of float32 part
+/// by far more than rounding (pointwise-relu), or by much of the tolerance (pointwise-square), which float32 exceeds
+/// because it rounds at every step.
+#[test]
+fn what_a_last_bit_does_to_norms() {
+    let farthest = |name: &str| {
+        let case = cases().into_iter().find(|case| case.name.starts_with(name)).unwrap();
+        let moved = |seed: u32| {
+            let (mut session, train) = at_start(&REFERENCE, &case);
+            let mut weights = case.weights();
+            for (i, x) in weights.values_mut().flat_map(|tensor| &mut tensor.data).enumerate() {
+                let is_up = (i as u32).wrapping_add(seed).wrapping_mul(2_654_435_761) >> 31 == 0;
+                *x = if is_up { x.next_up() } else { x.next_down() };
+            }
+            train.parameters.upload(&mut session, &weights).unwrap();
+            let found = ten_steps(&mut session, &train, &case);
+            let off = |(found, expected): ([f64; 2], [f64; 2])| (found[1] / expected[1] - 1.0).abs();
+            found.into_iter().zip(expected_steps(&case)).map(off).fold(0.0, f64::max)
+        };
+        (0..8).map(moved).fold(0.0, f64::max)
+    };
+    let [smooth, jumps, squares] = ["pointwise-gelu", "pointwise-relu.", "pointwise-square"].map(farthest);
+    assert!(smooth < 2e-6, "{smooth:.1e}");
+    assert!(jumps > 1e-4, "{jumps:.1e}");
+    assert!(squares > 5e-6, "{squares:.1e}");
 }
 
 #[test]
