@@ -96,7 +96,9 @@ impl AttentionKind {
         let suffix = |prefixes: [&str; 2]| prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
         let unknown = |expected: &str| error("attn_type", expected, format!("{name:?}"));
         if let Some(degree) = suffix(["gaussian-poly-", "GKpoly-"]) {
-            let squarings = degree.parse().ok().filter(|n| (1..=MAX_SQUARINGS).contains(n));
+            // As it is printed, and neither "+8" nor "08".
+            let is_plain = degree.starts_with(|c: char| ('1'..='9').contains(&c));
+            let squarings = degree.parse().ok().filter(|n| is_plain && (1..=MAX_SQUARINGS).contains(n));
             let expected =
                 "gaussian-poly-N with a whole number N from 1 to 16, which is how often it squares";
             return match squarings {
@@ -262,7 +264,7 @@ mod tests {
             assert!(told.starts_with("`attn_type` must be one of softmax, gaussian, "), "{told}");
             assert!(told.ends_with(&format!("pointwise-relu-square, not {name:?}")), "{told}");
         }
-        for degree in ["0", "17", "-1", "8.0", "2**3", "", "99999999999"] {
+        for degree in ["0", "17", "-1", "+8", "08", "8.0", "2**3", "", "99999999999"] {
             let told = parse(&format!("gaussian-poly-{degree}")).unwrap_err().to_string();
             assert!(told.contains("a whole number N from 1 to 16"), "{told}");
         }

@@ -228,6 +228,14 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// What describes adapters cannot be read, or describes others than we have.
+    #[error("{path}: {reason}", path = path.display())]
+    AdapterConfig {
+        /// File.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A configuration of another model.
     #[error("{path}: `{key}` is {found}, but only {supported} is supported", path = path.display())]
     Unsupported {
@@ -304,6 +312,10 @@ impl Error {
             }
             Error::ConfigJson { .. } | Error::Unsupported { .. } => {
                 "only GPT-2s are read, as Hugging Face's transformers, nanoGPT or llm.c save them"
+            }
+            Error::AdapterConfig { .. } => {
+                "adapters are read as peft saves plain LoRA of a GPT-2; if they are a damaged checkpoint of a run, \
+                 remove it and resume from the one before"
             }
             Error::Io(error) => match error.kind() {
                 ErrorKind::NotFound => {

@@ -44,6 +44,13 @@ fn locate(name: &str) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path.to_owned());
     }
+    if name.is_empty() {
+        return Err(CliError::usage(
+            "the name of the model is empty",
+            "name a path, such as out/demo, or a model of the Hugging Face hub, such as gpt2",
+        )
+        .into());
+    }
     if !is_hub_id(name) {
         return Err(no_such_path(name).into());
     }

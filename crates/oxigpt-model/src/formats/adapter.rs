@@ -74,7 +74,7 @@ fn peft_type(config: &ModelConfig) -> String {
 }
 
 fn bad_config(dir: &Path, reason: &dyn Display) -> Error {
-    Error::ConfigJson { path: dir.join(CONFIG), reason: reason.to_string() }
+    Error::AdapterConfig { path: dir.join(CONFIG), reason: reason.to_string() }
 }
 
 fn read_config(dir: &Path) -> Result<AdapterConfig, Error> {

@@ -204,6 +204,10 @@ fn adapters_that_would_compute_something_else_are_refused() {
         let error = open_adapters(dir.path(), &config).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
+    fs_err::write(&path, &saved[..saved.len() / 2]).unwrap();
+    let error = open_adapters(dir.path(), &config).unwrap_err();
+    assert!(error.to_string().contains("adapter_config.json: EOF while parsing"), "{error}");
+    assert!(error.hint().unwrap().starts_with("adapters are read as peft saves"));
     // Those of a smaller model.
     fs_err::write(&path, &saved).unwrap();
     let other = ModelConfig { n_layer: config.n_layer - 1, ..config };

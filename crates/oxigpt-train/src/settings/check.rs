@@ -90,12 +90,18 @@ impl Settings {
                  min_lr = {min_lr} from there on; --lr_decay_iters=0 lets it fall until the end"
             ));
         }
-        let Self { lora_rank, lora_alpha, lora_targets, .. } = Self::default();
+        let Self { lora_rank, lora_alpha, lora_targets, attn_scale, .. } = Self::default();
         if self.lora_rank == lora_rank && (self.lora_alpha, &self.lora_targets) != (lora_alpha, &lora_targets)
         {
             warnings.push(
                 "lora_rank = 0: there are no adapters, whatever lora_alpha and lora_targets say".into(),
             );
+        }
+        if self.attention().scale().is_none() && self.attn_scale != attn_scale {
+            warnings.push(format!(
+                "attn_scale = {}: {} attention is divided by nothing, only pointwise kinds are",
+                self.attn_scale, self.attn_type
+            ));
         }
         if *decay_lr && min_lr > learning_rate {
             warnings.push(format!(

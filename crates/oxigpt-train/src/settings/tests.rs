@@ -35,6 +35,16 @@ fn defaults_are_nanogpts_and_valid() {
 }
 
 #[test]
+fn what_is_said_in_vain_is_told() {
+    let warned = |flags: &[(&str, &str)]| with_flags(flags).unwrap().warnings();
+    assert!(warned(&[("attn_type", "pointwise-gelu"), ("attn_scale", "length")]).is_empty());
+    assert_eq!(
+        warned(&[("attn_type", "gaussian"), ("attn_scale", "length")]),
+        ["attn_scale = length: gaussian attention is divided by nothing, only pointwise kinds are"]
+    );
+}
+
+#[test]
 fn the_machine_chooses_a_dtype() {
     let asked = with_flags(&[("dtype", "auto")]).unwrap();
     let chosen = asked.clone().resolve().unwrap();

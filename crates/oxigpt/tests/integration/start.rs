@@ -303,6 +303,11 @@ fn what_cannot_be_started() {
     error: there is no model distilgpt2: no such file or directory
     hint: check the path; models of the Hugging Face hub are gpt2, gpt2-medium, gpt2-large, gpt2-xl and OWNER/NAME
     ");
+    assert_snapshot!(refused(&["--from="]), @"
+    exit 2
+    error: the name of the model is empty
+    hint: name a path, such as out/demo, or a model of the Hugging Face hub, such as gpt2
+    ");
     assert_snapshot!(refused(&["--from=gpt2-midium"]), @"
     exit 1
     error: there is no model gpt2-midium: no such file or directory
