@@ -46,6 +46,7 @@ impl Builder {
             }
         }
         assert!(!walk.grads.is_empty(), "no losses here are results of this phase");
+        self.adjoints_from = adjoints_of.len();
         for op in adjoints_of.iter().rev() {
             self.append_adjoint(&mut walk, op);
         }

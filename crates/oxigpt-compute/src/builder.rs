@@ -40,6 +40,10 @@ pub struct Builder {
     pub(crate) phases: Vec<Phase>,
     pub(crate) parameters: Vec<TensorId>,
     pub(crate) gradients: HashMap<TensorId, TensorId>,
+    /// Where the adjoints of the phase begin, if it has any.
+    pub(crate) adjoints_from: usize,
+    /// What recomputation sets out from.
+    pub(crate) kept: HashSet<TensorId>,
 }
 
 impl Builder {

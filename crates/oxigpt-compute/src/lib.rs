@@ -18,9 +18,11 @@ pub mod cuda;
 pub mod dropout;
 mod error;
 mod op;
+mod operands;
 pub mod philox;
 mod plan;
 mod precision;
+mod recompute;
 pub mod reference;
 mod session;
 mod storage;
@@ -31,11 +33,11 @@ pub use backend::{Backend, Data, DataMut};
 pub use builder::{Builder, LinearWeights, NormWeights};
 pub use cost::Cost;
 pub use error::Error;
-pub use op::{
-    AdamWConfig, AdamWSlot, ClassifierGrad, Dropout, Gelu, Op, Operands, SquaredErrorGrad, WeightLayout,
-};
+pub use op::{AdamWConfig, AdamWSlot, ClassifierGrad, Dropout, Gelu, Op, SquaredErrorGrad, WeightLayout};
+pub use operands::Operands;
 pub use plan::{Phase, PhaseId, Plan};
 pub use precision::Precision;
+pub use recompute::Recompute;
 pub use session::{OpTime, Session};
 pub use storage::Storage;
 pub use tensor::{Dtype, Role, Tensor, TensorId};

@@ -374,15 +374,6 @@ pub enum Op {
     },
 }
 
-/// The tensors that an operator touches.
-#[derive(Clone, Debug, Default)]
-pub struct Operands {
-    /// Read.
-    pub reads: Vec<TensorId>,
-    /// Written (accumulated ones too).
-    pub writes: Vec<TensorId>,
-}
-
 impl Op {
     /// Name for tables and messages.
     pub fn name(&self) -> &'static str {
@@ -409,101 +400,6 @@ impl Op {
             Op::SelectRow { .. } => "select_row",
             Op::GradNorm { .. } => "grad_norm",
             Op::AdamW { .. } => "adamw",
-        }
-    }
-
-    /// The tensors it reads and writes, in a fixed order. The only place that lists them: liveness and
-    /// checks follow from it.
-    pub fn operands(&self) -> Operands {
-        let (reads, writes): (Vec<Option<TensorId>>, Vec<Option<TensorId>>) = match self {
-            Op::Embed { tokens, position, wte, wpe, out } => {
-                (vec![Some(*tokens), *position, Some(*wte), Some(*wpe)], vec![Some(*out)])
-            }
-            Op::EmbedBackward { tokens, dout, dwte, dwpe, .. } => {
-                (vec![Some(*tokens), Some(*dout)], vec![Some(*dwte), Some(*dwpe)])
-            }
-            Op::Add { a, b, out } => (vec![Some(*a), Some(*b)], vec![Some(*out)]),
-            Op::Scale { x, out, .. } => (vec![Some(*x)], vec![Some(*out)]),
-            Op::LayerNorm { x, residual, weight, bias, out, mean, rstd } => (
-                vec![Some(*x), residual.map(|r| r.0), Some(*weight), *bias],
-                vec![residual.map(|r| r.1), Some(*out), Some(*mean), Some(*rstd)],
-            ),
-            Op::LayerNormBackward { dout, addend, x, weight, mean, rstd, dx, dweight, dbias, .. } => (
-                vec![Some(*dout), *addend, Some(*x), Some(*weight), Some(*mean), Some(*rstd)],
-                vec![Some(*dx), *dweight, *dbias],
-            ),
-            Op::Linear { x, w, bias, gelu, out, .. } => {
-                (vec![Some(*x), Some(*w), *bias], vec![gelu.map(|g| g.1), Some(*out)])
-            }
-            Op::LinearBackwardInput { dout, w, dx, .. } => (vec![Some(*dout), Some(*w)], vec![Some(*dx)]),
-            Op::LinearBackwardWeight { dout, x, dw, dbias, .. } => {
-                (vec![Some(*dout), Some(*x)], vec![Some(*dw), *dbias])
-            }
-            Op::Gelu { x, out, .. } => (vec![Some(*x)], vec![Some(*out)]),
-            Op::GeluBackward { x, dout, dx, .. } => (vec![Some(*x), Some(*dout)], vec![Some(*dx)]),
-            Op::Attention { qkv, dropout, out, lse, range, .. } => {
-                (vec![Some(*qkv), dropout.map(|d| d.rng)], vec![Some(*out), *lse, *range])
-            }
-            Op::AttentionBackward { qkv, softmax, dout, dropout, dqkv, .. } => (
-                vec![
-                    Some(*qkv),
-                    softmax.map(|s| s.0),
-                    softmax.map(|s| s.1),
-                    Some(*dout),
-                    dropout.map(|d| d.rng),
-                ],
-                vec![Some(*dqkv)],
-            ),
-            Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, out, .. } => (
-                vec![Some(*qkv), Some(*position), *lengths],
-                vec![Some(*k_cache), Some(*v_cache), Some(*out)],
-            ),
-            Op::Dropout { x, dropout, out } => (vec![Some(*x), Some(dropout.rng)], vec![Some(*out)]),
-            Op::Classifier { x, w, targets, logits, losses, grad, .. } => (
-                vec![Some(*x), Some(*w), Some(*targets)],
-                vec![Some(*logits), Some(*losses), grad.map(|g| g.dx), grad.and_then(|g| g.dw)],
-            ),
-            Op::SquaredError { x, target, losses, grad } => {
-                (vec![Some(*x), Some(*target)], vec![Some(*losses), grad.map(|g| g.dx)])
-            }
-            Op::SelectRow { x, row, out } => (vec![Some(*x), Some(*row)], vec![Some(*out)]),
-            Op::GradNorm { gradients, norm } => {
-                (gradients.iter().copied().map(Some).collect(), vec![Some(*norm)])
-            }
-            Op::AdamW { slots, norm, schedule, .. } => (
-                slots.iter().map(|s| Some(s.gradient)).chain([Some(*norm), Some(*schedule)]).collect(),
-                slots.iter().flat_map(|s| [Some(s.parameter), Some(s.m), Some(s.v)]).collect(),
-            ),
-        };
-        Operands {
-            reads: reads.into_iter().flatten().collect(),
-            writes: writes.into_iter().flatten().collect(),
-        }
-    }
-
-    /// Operands that may be stored as [`Dtype::Bf16`](crate::Dtype::Bf16), in groups that must be of one type: operands and
-    /// results of products, and what elementwise operators make of these. All others are float32.
-    pub fn roundable(&self) -> Vec<Vec<TensorId>> {
-        match *self {
-            Op::LayerNorm { residual, out, .. } => {
-                residual.iter().map(|r| vec![r.0]).chain([vec![out]]).collect()
-            }
-            Op::LayerNormBackward { dout, .. } => vec![vec![dout]],
-            Op::Linear { x, gelu, out, .. } => vec![vec![x], gelu.iter().map(|g| g.1).chain([out]).collect()],
-            Op::LinearBackwardInput { dout, dx, .. } => vec![vec![dout], vec![dx]],
-            Op::LinearBackwardWeight { dout, x, .. } => vec![vec![dout], vec![x]],
-            Op::Gelu { x, out, .. } | Op::Dropout { x, out, .. } => vec![vec![x, out]],
-            Op::GeluBackward { x, dout, dx, .. } => vec![vec![x, dout, dx]],
-            Op::Attention { qkv, out, .. } => vec![vec![qkv], vec![out]],
-            Op::AttentionBackward { qkv, softmax, dout, dqkv, .. } => {
-                [Some(qkv), softmax.map(|s| s.0), Some(dout), Some(dqkv)]
-                    .iter()
-                    .flatten()
-                    .map(|&x| vec![x])
-                    .collect()
-            }
-            Op::Classifier { x, .. } => vec![vec![x]],
-            _ => Vec::new(),
         }
     }
 

@@ -27,6 +27,7 @@ pub fn forward(
     let mut x_btc = b.dropout(embedded_btc, dropout_at(Site::Embedding, config, rng));
 
     for (layer, block) in weights.blocks.iter().enumerate() {
+        b.keep(x_btc);
         let normed_btc = b.layer_norm(x_btc, block.ln_1);
         let attn_btc = attend(b, layer, block, normed_btc);
         let attn_btc = b.dropout(attn_btc, dropout_at(Site::AttentionOutput(layer), config, rng));

@@ -32,7 +32,7 @@ pub use gpt::{Site, attention, dropout_at, forward};
 pub use init::Initial;
 pub use lora::{InitialLora, Lora, LoraTargets, Merged};
 pub use oxigpt_compute::{
-    Activation, AdamWConfig, AttentionError, AttentionKind, AttentionScale, Gelu, Storage,
+    Activation, AdamWConfig, AttentionError, AttentionKind, AttentionScale, Gelu, Recompute, Storage,
 };
 pub use plans::{Evaluate, Term, TrainPhases, TrainPlan, TrainShape, decode_plan, eval_plan, score_plan};
 pub use sampling::sample;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use oxigpt_compute::{AdamWConfig, Builder, Data, Op, PhaseId, Plan, Session, Storage, TensorId};
+use oxigpt_compute::{AdamWConfig, Builder, Data, Op, PhaseId, Plan, Recompute, Session, Storage, TensorId};
 
 use crate::distill::{Distill, Teacher};
 use crate::{
@@ -33,6 +33,8 @@ pub struct TrainShape {
     pub lora: Option<Lora>,
     /// A teacher to learn from.
     pub distill: Option<Distill>,
+    /// What the backward pass makes again instead of keeping it.
+    pub recompute: Recompute,
 }
 
 /// Handles into a training plan.
@@ -167,6 +169,7 @@ impl TrainPlan {
         };
         let scaled = |term: &Term| (term.losses, term.weight / shape.targets_per_step as f64);
         b.backward(&objective.iter().map(scaled).collect::<Vec<_>>());
+        b.recompute(shape.recompute);
         let more = b.accumulating(first, "train_more");
         let norm_phase = b.begin("norm");
         let norm = b.grad_norm();

@@ -46,7 +46,7 @@ impl Part {
 pub struct OpShare {
     /// Name of the operator.
     pub name: &'static str,
-    /// Where it runs.
+    /// Where it runs; what is recomputed, in the backward pass.
     pub part: Part,
     /// Milliseconds of a step, on average over the timed ones.
     pub ms: f64,
@@ -146,7 +146,7 @@ fn shares(session: &Session, handles: &TrainPlan) -> Vec<OpShare> {
                 part = Part::Classifier;
             }
             let (ms, cost) = (time.as_secs_f64() * 1e3 / f64::from(runs.max(1)), op.cost(plan));
-            match shares.iter_mut().find(|share| share.name == name) {
+            match shares.iter_mut().find(|share| (share.name, share.part) == (name, part)) {
                 Some(share) => (share.ms, share.cost) = (share.ms + ms, share.cost + cost),
                 None => shares.push(OpShare { name, part, ms, cost }),
             }

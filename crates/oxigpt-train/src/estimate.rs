@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oxigpt_compute::{Cost, PhaseId, Plan, Role};
+use oxigpt_compute::{Cost, PhaseId, Plan, Recompute, Role};
 use oxigpt_model::{AttentionKind, ModelConfig, ParameterCount, TrainPlan, eval_plan, score_plan};
 
 use crate::error::Error;
@@ -52,6 +52,20 @@ impl Estimate {
             TrainPlan::build_scoring(&config, &settings.train_shape(AttentionKind::Softmax), scored)?;
         let plan = plan.with_precision(settings.precision());
         Ok(Estimate::of_plan(settings, &config, &plan, &handles))
+    }
+
+    /// Bytes of activations that the run would have with each value of `recompute`.
+    ///
+    /// # Errors
+    /// If there can be no such model or batch.
+    pub fn activations(settings: &Settings, vocab_size: usize) -> Result<Vec<(String, usize)>, Error> {
+        let of = |recompute| {
+            let settings = Settings { recompute: Some(recompute), ..settings.clone() };
+            let estimate = Estimate::of(&settings, vocab_size, None)?;
+            let bytes = estimate.memory.get(&Role::Activation).copied().unwrap_or(0);
+            Ok((settings.text_of("recompute").unwrap_or_default().replace('"', ""), bytes))
+        };
+        [Recompute::None, Recompute::Gelu, Recompute::Block].into_iter().map(of).collect()
     }
 
     pub(crate) fn of_plan(
@@ -176,6 +190,21 @@ mod tests {
         assert_eq!(large.memory[&Role::Parameter], parameters);
         let ratio = large.memory[&Role::Activation] as f64 / small.memory[&Role::Activation] as f64;
         assert!((3.5..4.1).contains(&ratio), "{ratio}");
+    }
+
+    /// GPT-2's sizes make GELU and layer norms again on a CPU, smaller models nothing.
+    #[test]
+    fn recomputation_takes_memory_from_activations_alone() {
+        let settings = Settings { batch_size: 4, n_embd: 192, n_layer: 8, ..Settings::default() };
+        let found = Estimate::activations(&settings, 64).unwrap();
+        let [(_, none), (_, gelu), (_, block)] = &found[..] else { panic!("{found:?}") };
+        assert!(3 * gelu < 5 * none / 2 && 2 * block < *gelu, "{found:?}");
+        let of = |settings: &Settings| Estimate::of(settings, 64, None).unwrap().memory;
+        assert_eq!(of(&settings)[&Role::Activation], *none);
+        assert_eq!(
+            Settings { n_embd: 768, ..settings }.resolve().unwrap().text_of("recompute").unwrap(),
+            "\"gelu\""
+        );
     }
 
     #[test]

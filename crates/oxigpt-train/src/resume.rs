@@ -19,6 +19,7 @@ const CHANGEABLE: &[&str] = &[
     "threads",
     "batch_size",
     "gradient_accumulation_steps",
+    "recompute",
     "max_iters",
     "learning_rate",
     "min_lr",

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use fs_err as fs;
-use oxigpt_compute::Gelu;
+use oxigpt_compute::{Gelu, Recompute};
 use oxigpt_data::DataOrder;
 use strsim::damerau_levenshtein;
 use toml::Spanned;
@@ -96,6 +96,8 @@ settings! {
         total_batch_size: usize = 0;
         /// micro-batches in a step; follows from total_batch_size where that is set
         gradient_accumulation_steps: usize = 40;
+        /// what the backward pass makes again to save memory: none, gelu (and layer norms), block, or auto
+        recompute: Option<Recompute> = None;
     }
     "Model" {
         /// transformer blocks

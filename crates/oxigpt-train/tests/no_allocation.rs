@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oxigpt_compute::Session;
 use oxigpt_data::{DataOrder, Dataset, Loader, PrepareOptions, Split, TokenizerKind, prepare_text};
-use oxigpt_model::{Initial, TrainPlan};
+use oxigpt_model::{Initial, Recompute, TrainPlan};
 use oxigpt_train::Trainer;
 use oxigpt_train::settings::Settings;
 
@@ -37,7 +37,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Micro-batches, dropout, biases, clipping, two threads, an epoch's end: all that a step can meet.
+/// Micro-batches, dropout, biases, clipping, recomputation, two threads, an epoch's end: all that a step can meet.
 #[test]
 fn a_step_allocates_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -58,6 +58,7 @@ fn a_step_allocates_nothing() {
         dropout: 0.1,
         bias: true,
         threads: 2,
+        recompute: Some(Recompute::Block),
         ..Settings::default()
     };
     let config = settings.model_config(dataset.vocab_size().unwrap());

@@ -105,7 +105,8 @@ fn linear(
 }
 
 /// What cuBLASLt could do while it writes the product, if anything. Its GELU is the tanh approximation, computed
-/// too coarsely for float32, and keeps its operand only in rows of whole 16 bytes.
+/// too coarsely for float32, and keeps its operand only in rows of whole 16 bytes. It takes sums before they are rounded:
+/// a GELU that is made again from what is kept must be ours the first time, too.
 fn epilogue(
     launcher: &Launcher,
     bias: Option<TensorId>,
@@ -113,10 +114,14 @@ fn epilogue(
     out: Matrix,
 ) -> Epilogue {
     let bias = bias.map(|bias| launcher.weight_address(bias));
+    let is_repeated = |before| {
+        let mut ops = launcher.prepared.plan.phases().flat_map(|(_, phase)| &phase.ops);
+        ops.any(|op| matches!(*op, Op::Gelu { x, .. } if x == before))
+    };
     let can_gelu = out.element == Element::Bf16 && out.cols.is_multiple_of(8);
     match (gelu, bias) {
         (None, Some(bias)) => Epilogue::Bias(bias),
-        (Some((Gelu::Tanh, before)), bias) if can_gelu => {
+        (Some((Gelu::Tanh, before)), bias) if can_gelu && !is_repeated(before) => {
             let before = launcher.address(before);
             bias.map_or(Epilogue::Gelu { before }, |bias| Epilogue::BiasGelu { bias, before })
         }

@@ -28,7 +28,8 @@ enum Values {
 /// A plan being written, with the values of its inputs.
 pub(crate) struct Draft {
     pub(crate) b: Builder,
-    label: String,
+    /// What messages call it.
+    pub(crate) label: String,
     pub(crate) train: PhaseId,
     stream: Stream,
     values: HashMap<TensorId, Values>,
@@ -145,10 +146,13 @@ impl Case {
     /// reruns with each other, bit by bit.
     pub(crate) fn check(&self) {
         self.check_precision();
+        self.in_bfloat16().check_precision();
+    }
+
+    pub(crate) fn in_bfloat16(&self) -> Case {
         let plan = Plan::clone(&self.plan).with_precision(Precision::Bfloat16);
         let label = format!("{}, bfloat16", self.label);
         Case { label, plan: Arc::new(plan), values: self.values.clone(), slack: self.slack }
-            .check_precision();
     }
 
     fn check_precision(&self) {
@@ -233,7 +237,7 @@ impl Case {
     }
 
     /// Runs all phases; gives all real tensors that outlive a phase.
-    fn run(&self, make: Make) -> HashMap<TensorId, Vec<f64>> {
+    pub(crate) fn run(&self, make: Make) -> HashMap<TensorId, Vec<f64>> {
         let mut session = self.session(make);
         self.plan.phases().for_each(|(phase, _)| session.run(phase));
         let lasting = self.plan.tensors().filter(|(_, t)| t.dtype != Dtype::U32 && !t.role.is_transient());

@@ -2,7 +2,9 @@
 //!
 //! Legend: B batch, T positions, C width, V words.
 
-use oxigpt_compute::{AdamWConfig, AttentionKind, Dropout, Gelu, LinearWeights, NormWeights, TensorId};
+use oxigpt_compute::{
+    AdamWConfig, AttentionKind, Dropout, Gelu, LinearWeights, NormWeights, Recompute, TensorId,
+};
 
 use crate::case::{Case, Draft};
 
@@ -31,6 +33,7 @@ pub(crate) struct Variant {
     /// minimised beside the cross-entropy.
     pub(crate) adapted: bool,
     pub(crate) attention: AttentionKind,
+    pub(crate) recompute: Recompute,
 }
 
 /// GPT-2's choices.
@@ -44,6 +47,7 @@ pub(crate) const GPT2: Variant = Variant {
     dropout: 0.0,
     adapted: false,
     attention: AttentionKind::Softmax,
+    recompute: Recompute::None,
 };
 
 /// Factor of the squared error in the objective, where there is one.
@@ -51,7 +55,10 @@ pub(crate) const SQUARED_ERROR: f64 = 0.7;
 
 /// Phases `train`, `accumulate` and `update` of two blocks, with random parameters and words.
 pub(crate) fn case(variant: Variant, batch: usize, t: usize) -> Case {
-    let mut model = Model { d: Draft::new(format!("{variant:?}")), variant, rng: None, sites: 0 };
+    // The same values, whatever is made again.
+    let mut d = Draft::new(format!("{:?}", Variant { recompute: Recompute::None, ..variant }));
+    d.label = format!("{variant:?}");
+    let mut model = Model { d, variant, rng: None, sites: 0 };
     model.rng = Some(model.d.counters("rng", &[21, 4, 7, 0]));
     let wte_vc = model.parameter("wte", &[PADDED, WIDTH]);
     let wpe_tc = model.parameter("wpe", &[BLOCK_SIZE, WIDTH]);
@@ -61,6 +68,7 @@ pub(crate) fn case(variant: Variant, batch: usize, t: usize) -> Case {
     let embedded_btc = model.d.b.embed(tokens_bt, None, wte_vc, wpe_tc);
     let mut x_btc = model.dropout(embedded_btc);
     for layer in 0..2 {
+        model.d.b.keep(x_btc);
         x_btc = model.block(&format!("h.{layer}"), x_btc);
     }
     x_btc = model.norm("ln_f", x_btc);
@@ -169,6 +177,7 @@ impl Model {
         let mut objective = vec![(b.classifier(x_btc, head_vc, targets_bt, WORDS), 1.0)];
         objective.extend(target_btc.map(|target_btc| (b.squared_error(x_btc, target_btc), SQUARED_ERROR)));
         b.backward(&objective);
+        b.recompute(self.variant.recompute);
         b.accumulating(self.d.train, "accumulate");
         b.begin("update");
         let norm = b.grad_norm();

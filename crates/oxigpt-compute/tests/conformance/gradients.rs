@@ -1,7 +1,7 @@
 //! The adjoints that the builder writes, as `reference` computes them, against central differences of the loss.
 
 use oxigpt_compute::reference::Reference;
-use oxigpt_compute::{AttentionKind, Data, Gelu, Session};
+use oxigpt_compute::{AttentionKind, Data, Gelu, Recompute, Session};
 
 use crate::case::{Case, distance, download, norm};
 use crate::gpt::{self, GPT2, Variant};
@@ -112,6 +112,16 @@ fn untied() {
 fn adapted() {
     check(Variant { adapted: true, ..GPT2 });
     check(Variant { adapted: true, parallel: true, tied: false, bias: false, dropout: 0.2, ..GPT2 });
+}
+
+/// Through what was made again.
+#[test]
+fn recomputed() {
+    for recompute in [Recompute::Gelu, Recompute::Block] {
+        check(Variant { recompute, dropout: 0.2, ..GPT2 });
+        check(Variant { recompute, adapted: true, parallel: true, ..GPT2 });
+        check(Variant { recompute, post_norm: true, second_mlp: true, ..GPT2 });
+    }
 }
 
 #[test]

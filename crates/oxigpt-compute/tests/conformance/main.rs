@@ -11,6 +11,7 @@ mod gpt;
 mod gradients;
 mod masks;
 mod operators;
+mod recomputation;
 mod session;
 #[cfg(unix)]
 mod simulated;

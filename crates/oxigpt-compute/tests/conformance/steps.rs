@@ -1,7 +1,7 @@
 //! Whole steps on every backend: training against `reference`, and the laws that hold within one backend:
 //! accumulation, micro-batches, causality, and decoding with a cache.
 
-use oxigpt_compute::{AttentionKind, Data, DataMut, Gelu, Op, Session, TensorId};
+use oxigpt_compute::{AttentionKind, Data, DataMut, Gelu, Op, Recompute, Session, TensorId};
 
 use crate::case::{Case, Draft, distance, download, norm};
 use crate::gpt::{self, BLOCK_SIZE, GPT2, Variant};
@@ -17,6 +17,8 @@ fn training_step() {
         Variant { post_norm: true, second_mlp: true, ..GPT2 },
         Variant { adapted: true, ..GPT2 },
         Variant { parallel: true, dropout: 0.1, ..GPT2 },
+        Variant { recompute: Recompute::Gelu, ..GPT2 },
+        Variant { recompute: Recompute::Block, dropout: 0.1, ..GPT2 },
     ] {
         gpt::case(variant, 3, BLOCK_SIZE).check();
         gpt::case(variant, 1, 1).check();

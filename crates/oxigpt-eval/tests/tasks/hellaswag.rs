@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use oxigpt_compute::{AdamWConfig, Data, Session};
+use oxigpt_compute::{AdamWConfig, Data, Recompute, Session};
 use oxigpt_eval::tasks::hellaswag::{Item, Missing, Protocol, Questions, Scores, hellaswag, read};
 use oxigpt_eval::tasks::{HellaSwag, TaskError};
 use oxigpt_model::{Initial, ModelConfig, Scorer, TrainPlan, TrainShape, score_plan};
@@ -268,6 +268,7 @@ fn a_model_in_training_is_scored() {
         decode: true,
         lora: None,
         distill: None,
+        recompute: Recompute::None,
     };
     let scored_shape = Some([2, questions.positions()]);
     let (plan, handles) = TrainPlan::build_scoring(&config, &shape, scored_shape).unwrap();

@@ -1,12 +1,12 @@
 //! Golden values: float64 PyTorch on two tiny models, with bias and tanh-GELU, and without and with erf; the first with
 //! every kind of attention.
 
-use oxigpt_compute::{Data, Session};
+use oxigpt_compute::{Data, Recompute, Session};
 use oxigpt_model::{Evaluate, TensorSource, TrainPlan, TrainShape, eval_plan};
 
 use crate::support::*;
 
-fn train_plan(case: &Case) -> (oxigpt_compute::Plan, TrainPlan) {
+fn train_plan(case: &Case, recompute: Recompute) -> (oxigpt_compute::Plan, TrainPlan) {
     let shape = TrainShape {
         batch_size: Case::BATCH,
         block_size: 24,
@@ -16,13 +16,14 @@ fn train_plan(case: &Case) -> (oxigpt_compute::Plan, TrainPlan) {
         decode: false,
         lora: None,
         distill: None,
+        recompute,
     };
     TrainPlan::build(&case.config, &shape).unwrap()
 }
 
 /// A session with the case's weights and batch.
-fn at_start(target: &Target, case: &Case) -> (Session, TrainPlan) {
-    let (plan, train) = train_plan(case);
+fn at_start(target: &Target, case: &Case, recompute: Recompute) -> (Session, TrainPlan) {
+    let (plan, train) = train_plan(case, recompute);
     let mut session = Session::new(plan.with_precision(target.precision), (target.backend)()).unwrap();
     train.parameters.upload(&mut session, &case.weights()).unwrap();
     session.upload(train.tokens, Data::U32(&case.tokens)).unwrap();
@@ -34,18 +35,24 @@ fn at_start(target: &Target, case: &Case) -> (Session, TrainPlan) {
 fn gradients_are_those_of_pytorch() {
     for target in targets().into_iter().chain(bfloat16_targets()) {
         for case in cases() {
-            let (mut session, train) = at_start(&target, &case);
-            session.run(train.phases.first);
-            for entry in train.gradients.entries() {
-                let mut found = download(&session, entry.id);
-                assert!(found.split_off(entry.shape.iter().product()).iter().all(|x| *x == 0.0));
-                let expected = case.tensors.read(&format!("expected.grad.{}", entry.name)).unwrap();
-                let expected: Vec<f64> = expected.iter().map(|&x| x.into()).collect();
-                let error = distance(&found, &expected);
-                let (on, of) = (target.name, case.name);
-                assert!(error <= case.gradient_tolerance(&target), "{on}, {of}, {}: {error:.1e}", entry.name);
+            for recompute in [Recompute::None, Recompute::Gelu, Recompute::Block] {
+                check_gradients(&target, &case, recompute);
             }
         }
+    }
+}
+
+fn check_gradients(target: &Target, case: &Case, recompute: Recompute) {
+    let (mut session, train) = at_start(target, case, recompute);
+    session.run(train.phases.first);
+    for entry in train.gradients.entries() {
+        let mut found = download(&session, entry.id);
+        assert!(found.split_off(entry.shape.iter().product()).iter().all(|x| *x == 0.0));
+        let expected = case.tensors.read(&format!("expected.grad.{}", entry.name)).unwrap();
+        let expected: Vec<f64> = expected.iter().map(|&x| x.into()).collect();
+        let error = distance(&found, &expected);
+        let (on, of, name) = (target.name, case.name, &entry.name);
+        assert!(error <= case.gradient_tolerance(target), "{on}, {of}, {recompute:?}, {name}: {error:.1e}");
     }
 }
 
@@ -72,7 +79,7 @@ fn expected_steps(case: &Case) -> Vec<[f64; 2]> {
 fn ten_steps_are_those_of_pytorch() {
     for target in targets().into_iter().chain(bfloat16_targets()) {
         for case in cases() {
-            let (mut session, train) = at_start(&target, &case);
+            let (mut session, train) = at_start(&target, &case, Recompute::None);
             let found = ten_steps(&mut session, &train, &case);
             for (step, (found, expected)) in found.into_iter().zip(expected_steps(&case)).enumerate() {
                 let what = format!("{}, {}, step {step}", target.name, case.name);
@@ -93,7 +100,7 @@ fn what_a_last_bit_does_to_norms() {
     let farthest = |name: &str| {
         let case = cases().into_iter().find(|case| case.name.starts_with(name)).unwrap();
         let moved = |seed: u32| {
-            let (mut session, train) = at_start(&REFERENCE, &case);
+            let (mut session, train) = at_start(&REFERENCE, &case, Recompute::None);
             let mut weights = case.weights();
             for (i, x) in weights.values_mut().flat_map(|tensor| &mut tensor.data).enumerate() {
                 let is_up = (i as u32).wrapping_add(seed).wrapping_mul(2_654_435_761) >> 31 == 0;

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use oxigpt_compute::{Data, Session};
+use oxigpt_compute::{Data, Recompute, Session};
 use oxigpt_model::{Initial, ModelConfig, SampleOptions, TensorSource, TrainPlan, TrainShape, generate};
 
 use crate::support::*;
@@ -19,6 +19,7 @@ fn shape(batch_size: usize) -> TrainShape {
         decode: true,
         lora: None,
         distill: None,
+        recompute: Recompute::None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tuning less than all weights: adapters and layer-wise distillation.
 
-use oxigpt_compute::{Data, Role, Session};
+use oxigpt_compute::{Data, Recompute, Role, Session};
 use oxigpt_model::{
     AttentionKind, Distill, Initial, InitialLora, Lora, LoraTargets, Merged, ModelConfig, NamedTensors,
     TensorSource, TrainPlan, TrainShape, adapted_model, eval_plan, is_adapter, map_tensors, open_adapters,
@@ -26,6 +26,7 @@ fn shape(config: &ModelConfig, lora: Option<Lora>, distill: Option<Distill>) -> 
         decode: false,
         lora,
         distill,
+        recompute: Recompute::None,
     }
 }
 

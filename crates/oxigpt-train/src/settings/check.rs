@@ -34,13 +34,14 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Checks the settings, and chooses what they leave to the machine: `dtype = "auto"`.
+    /// Checks the settings, and chooses what they leave to the machine: `auto` as `dtype` and `recompute`.
     pub fn on_this_machine(mut self) -> Result<Self, SettingsError> {
         self.validate()?;
         if self.dtype == "auto" {
             let dtype = if self.machine().has_bfloat16() { "bfloat16" } else { "float32" };
             dtype.clone_into(&mut self.dtype);
         }
+        self.recompute = Some(self.recompute());
         Ok(self)
     }
 

@@ -1,6 +1,6 @@
 //! What the settings ask of the model and of the plan of its training step.
 
-use oxigpt_compute::Precision;
+use oxigpt_compute::{Precision, Recompute};
 use oxigpt_model::{
     AdamWConfig, AttentionError, AttentionKind, AttentionScale, Distill, Lora, LoraTargets, ModelConfig,
     Storage, TrainShape,
@@ -11,6 +11,9 @@ use crate::machine::Machine;
 
 /// AdamW's guard against division by zero, as in all GPT-2 code.
 const ADAMW_EPS: f64 = 1e-8;
+
+/// Width from which on a CPU makes GELU and layer norms again in less than 1 % of a step: products grow with its square.
+const CHEAP_GELU: usize = 768;
 
 impl Settings {
     /// The attention.
@@ -52,6 +55,13 @@ impl Settings {
     /// What operands of matrix products are rounded to.
     pub fn precision(&self) -> Precision {
         if self.dtype == "bfloat16" { Precision::Bfloat16 } else { Precision::Float32 }
+    }
+
+    /// What the backward pass makes again. A GPU would wait for it longer than a CPU, and has more memory.
+    pub fn recompute(&self) -> Recompute {
+        let suits =
+            if self.device == "cpu" && self.n_embd >= CHEAP_GELU { Recompute::Gelu } else { Recompute::None };
+        self.recompute.unwrap_or(suits)
     }
 
     /// The adapters that are trained, if any are.
@@ -101,6 +111,7 @@ impl Settings {
             decode: self.sample_interval > 0,
             lora: self.lora().ok().flatten(),
             distill: is_distilled.then_some(Distill { teacher, mix: self.distill_mix }),
+            recompute: self.recompute(),
         }
     }
 }

@@ -158,6 +158,11 @@ fn errors_say_where_what_and_what_to_do() {
             "my.toml:1: `gelu` must be one of tanh, erf, not \"relu\" | for example `gelu = \"erf\"`, the default",
         ),
         (
+            told(with_flags(&[("recompute", "all")])),
+            "command line: `recompute` must be one of auto, none, gelu, block, not \"all\" | for example \
+             `recompute = \"auto\"`, the default",
+        ),
+        (
             told(with_toml("n_layer = 2\nbias = True\n")),
             "my.toml:2: not a recipe: invalid boolean, expected `true` | a recipe has lines such as `n_layer = 12`, \
              `bias = true` and `dataset = \"stories\"`",

@@ -1,6 +1,6 @@
 //! What a setting may be: the few kinds of value, how each is read from TOML and from a flag, and how it is written.
 
-use oxigpt_compute::Gelu;
+use oxigpt_compute::{Gelu, Recompute};
 use oxigpt_data::DataOrder;
 
 /// The kind of value that a key takes.
@@ -173,6 +173,32 @@ macro_rules! integer_value {
 }
 
 integer_value! { usize u64 }
+
+/// Nothing is `auto`: what suits the model and the device.
+impl Value for Option<Recompute> {
+    fn kind(&self) -> Kind {
+        Kind::Choice(&["auto", "none", "gelu", "block"])
+    }
+    fn assign(&mut self, value: &toml::Value) -> bool {
+        let read = match value.as_str() {
+            Some("auto") => Some(None),
+            Some("none") => Some(Some(Recompute::None)),
+            Some("gelu") => Some(Some(Recompute::Gelu)),
+            Some("block") => Some(Some(Recompute::Block)),
+            _ => None,
+        };
+        store(self, read)
+    }
+    fn to_toml(&self) -> toml::Value {
+        let word = match self {
+            None => "auto",
+            Some(Recompute::None) => "none",
+            Some(Recompute::Gelu) => "gelu",
+            Some(Recompute::Block) => "block",
+        };
+        word.into()
+    }
+}
 
 /// Makes the variants of an enum words in a recipe.
 macro_rules! choice {

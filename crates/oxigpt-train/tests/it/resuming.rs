@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fs_err as fs;
-use oxigpt_model::{TensorSource, map_tensors};
+use oxigpt_model::{Recompute, TensorSource, map_tensors};
 use oxigpt_train::settings::{Settings, TaskFile};
 use oxigpt_train::{Error, Event, Outcome, Request, train};
 use serde_json::Value;
@@ -133,6 +133,20 @@ fn in_bfloat16_too_threads_and_interruptions_change_nothing() {
     run(place.settings("float32")).unwrap();
     let weights = |name: &str| fs::read(place.checkpoint(name, 8).join("model.safetensors")).unwrap();
     assert_ne!(weights("whole"), weights("float32"));
+}
+
+/// What is made again makes no difference, in the middle of a run either.
+#[test]
+fn recomputation_may_change() {
+    let place = Place::new();
+    run(place.settings("kept")).unwrap();
+    for recompute in [Recompute::Gelu, Recompute::Block] {
+        let name = format!("{recompute:?}");
+        run_to(place.settings(&name), 5);
+        let again = Settings { recompute: Some(recompute), ..resumed(&place.settings(&name)) };
+        run(again).unwrap();
+        assert_same_end(&place, "kept", &name);
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `oxigpt plan`: what a run will take of the machine, before it runs.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use anyhow::Result;
@@ -18,6 +19,8 @@ use crate::report::{bytes, duration, metric, parameters, thousands};
 struct Outlook {
     settings: Settings,
     estimate: Estimate,
+    /// Bytes of activations with each value of `recompute`; nothing where nothing is trained.
+    activations: Vec<(String, usize)>,
     /// Seconds of a step at the machine's limits.
     step_seconds: f64,
     /// Floating-point operations a second, in matrix products.
@@ -32,10 +35,12 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let vocab_size = vocab_size(&settings)?;
     let scored = planned_scoring(&settings, fetch::fetched_hellaswag().as_deref(), vocab_size)?;
     let estimate = Estimate::of(&settings, vocab_size, scored)?;
+    let activations =
+        if settings.eval_only { Vec::new() } else { Estimate::activations(&settings, vocab_size)? };
     let flops_per_s = settings.machine().measure_flops(settings.precision())?;
     let bytes_per_s = settings.machine().measure_bandwidth()?;
     let step_seconds = estimate.step_seconds(flops_per_s, bytes_per_s);
-    let outlook = Outlook { settings, estimate, step_seconds, flops_per_s, bytes_per_s };
+    let outlook = Outlook { settings, estimate, activations, step_seconds, flops_per_s, bytes_per_s };
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", outlook.json())?;
@@ -77,6 +82,7 @@ impl Outlook {
             "steps": self.steps(),
             "memory_bytes": estimate.peak_memory_bytes(),
             "memory": memory,
+            "activations_by_recompute": self.activations.iter().cloned().collect::<BTreeMap<_, _>>(),
             "flops_per_step": estimate.step.flops,
             "bytes_per_step": estimate.step.bytes,
             "peak_flops_per_s": self.flops_per_s,
@@ -85,6 +91,17 @@ impl Outlook {
             "tokens_per_s": estimate.tokens_per_step as f64 / self.step_seconds,
             "run_s": self.step_seconds * self.steps() as f64,
         })
+    }
+
+    /// What other values of `recompute` would make of the activations.
+    fn recompute(&self) -> String {
+        if self.activations.is_empty() {
+            return String::new();
+        }
+        let with = |(name, size): &(String, usize)| format!("{name} {}", bytes(*size as f64));
+        let list: Vec<_> = self.activations.iter().map(with).collect();
+        let chosen = self.settings.text_of("recompute").unwrap_or_default().replace('"', "");
+        format!("    recompute = {chosen} ({})\n", list.join(", "))
     }
 
     fn table(&self) -> String {
@@ -127,6 +144,7 @@ impl Outlook {
             ),
             format!("\nmemory           {:>12}\n", bytes(estimate.peak_memory_bytes() as f64)),
             memory.concat(),
+            self.recompute(),
             if settings.eval_only {
                 String::new()
             } else {

@@ -149,6 +149,9 @@ fn every_key_of_a_configuration() {
               tokens in a step; 0 = gradient_accumulation_steps x batch_size x block_size [default: 0]
           --gradient_accumulation_steps <N>
               micro-batches in a step; follows from total_batch_size where that is set [default: 40]
+          --recompute <auto|none|gelu|block>
+              what the backward pass makes again to save memory: none, gelu (and layer norms), block, or
+              auto [default: "auto"]
 
     Model:
           --n_layer <N>          transformer blocks [default: 12]
