@@ -251,6 +251,7 @@ fn decode(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::BatchSize;
 
     fn tiny() -> Settings {
         Settings {
@@ -258,7 +259,7 @@ mod tests {
             n_head: 2,
             n_embd: 16,
             block_size: 8,
-            batch_size: 3,
+            batch_size: BatchSize::Rows(3),
             gradient_accumulation_steps: 1,
             threads: 1,
             ..Settings::default()

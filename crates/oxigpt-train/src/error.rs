@@ -283,6 +283,17 @@ pub enum Error {
         /// Bytes there are.
         available: u64,
     },
+    /// The machine is too small for one sequence.
+    #[error("no micro-batch fits into memory: one sequence of {block_size} tokens needs {needed}, and {usable} can be used",
+        needed = gibibytes(*needed), usable = gibibytes(*usable))]
+    NothingFits {
+        /// Tokens of a sequence.
+        block_size: usize,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes that a run may take.
+        usable: u64,
+    },
     /// Numbers that are none.
     #[error("training has diverged: {0}")]
     Diverged(Box<Divergence>),
@@ -377,9 +388,14 @@ impl Error {
                 return Some(format!("leave vocab_size out, or set --vocab_size={needed} or more"));
             }
             Error::TooManySteps { .. } => "set a smaller --max_iters; a resumed run can raise it",
+            Error::NothingFits { .. } => {
+                "--recompute=block takes less, and so do a smaller block_size or model; `oxigpt plan --batch_size=1` shows \
+                 where the memory goes"
+            }
             Error::Memory { .. } => {
-                "lower batch_size (total_batch_size keeps the step the same), block_size or the model; `oxigpt plan` \
-                 shows where the memory goes"
+                "lower batch_size (total_batch_size keeps the step the same, batch_size = \"auto\" finds what fits), \
+                 block_size or the model, or make more again with --recompute=block; `oxigpt plan` shows where the memory \
+                 goes"
             }
         };
         Some(hint.into())

@@ -96,7 +96,7 @@ impl Estimate {
         scored: Option<[usize; 2]>,
     ) -> Result<Estimate, Error> {
         let storage = settings.eval_storage();
-        let (plan, _, pass) = eval_plan(config, settings.batch_size, settings.block_size, storage)?;
+        let (plan, _, pass) = eval_plan(config, settings.batch_size.rows(), settings.block_size, storage)?;
         let plan = plan.with_precision(settings.precision());
         let (machine, tokens_per_step) = (settings.machine(), settings.tokens_per_micro_batch());
         let mut estimate =
@@ -159,8 +159,10 @@ impl Estimate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::BatchSize;
 
     fn gpt2(batch_size: usize) -> Estimate {
+        let batch_size = BatchSize::Rows(batch_size);
         let settings = Settings { bias: true, batch_size, total_batch_size: 8192, ..Settings::default() };
         Estimate::of(&settings.resolve().unwrap(), 50257, None).unwrap()
     }
@@ -195,7 +197,8 @@ mod tests {
     /// GPT-2's sizes make GELU and layer norms again on a CPU, smaller models nothing.
     #[test]
     fn recomputation_takes_memory_from_activations_alone() {
-        let settings = Settings { batch_size: 4, n_embd: 192, n_layer: 8, ..Settings::default() };
+        let settings =
+            Settings { batch_size: BatchSize::Rows(4), n_embd: 192, n_layer: 8, ..Settings::default() };
         let found = Estimate::activations(&settings, 64).unwrap();
         let [(_, none), (_, gelu), (_, block)] = &found[..] else { panic!("{found:?}") };
         assert!(3 * gelu < 5 * none / 2 && 2 * block < *gelu, "{found:?}");
@@ -220,7 +223,8 @@ mod tests {
     /// A third of the operations of training, and no gradients and moments.
     #[test]
     fn an_evaluation_takes_less() {
-        let settings = Settings { bias: true, batch_size: 4, eval_only: true, ..Settings::default() };
+        let settings =
+            Settings { bias: true, batch_size: BatchSize::Rows(4), eval_only: true, ..Settings::default() };
         let settings = settings.resolve().unwrap();
         let (training, pass) = (gpt2(4), Estimate::of(&settings, 50257, None).unwrap());
         assert_eq!(pass.tokens_per_step, 4096);

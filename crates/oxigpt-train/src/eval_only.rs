@@ -20,7 +20,7 @@ use crate::run_dir::RunDir;
 pub(crate) fn run(job: Job, stop: &AtomicBool, observer: &mut dyn Observer) -> Result<Option<Eval>, Error> {
     let Job { settings, dir, corpus, config, origin, questions, warnings, .. } = job;
     let (plan, parameters, pass) =
-        eval_plan(&config, settings.batch_size, settings.block_size, settings.eval_storage())?;
+        eval_plan(&config, settings.batch_size.rows(), settings.block_size, settings.eval_storage())?;
     let plan = plan.with_precision(settings.precision());
     let mut session = settings.machine().session(plan)?;
     origin.upload(&mut session, &parameters, &config, settings.seed)?;

@@ -104,6 +104,21 @@ impl Machine {
         Ok(Session::new(plan, self.backend()?)?)
     }
 
+    /// Whether it computes in the computer's own memory.
+    pub(crate) fn is_cpu(&self) -> bool {
+        self.gpu.is_none()
+    }
+
+    /// Bytes of memory that plans can take, where the system says.
+    ///
+    /// # Errors
+    /// If there is no such GPU.
+    pub(crate) fn free_memory(&self) -> Result<Option<u64>, Error> {
+        let Some(index) = self.gpu else { return Ok(available_memory()) };
+        let gpu = Cuda::new(CudaOptions { index, ..CudaOptions::default() })?;
+        Ok(Some(gpu.free_bytes()? as u64))
+    }
+
     /// Bytes that a plan takes on it, by role; what the backend takes for itself is [`Role::Workspace`].
     pub fn memory(&self, plan: &Plan) -> BTreeMap<Role, usize> {
         if self.gpu.is_some() { cuda::memory_by_role(plan) } else { plan.memory_by_role() }

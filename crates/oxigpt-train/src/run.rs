@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::estimate::Estimate;
 use crate::eval_only;
 use crate::event::{Eval, Event, Observer, Saved, Started, Summary, Train};
+use crate::fit::fit;
 use crate::hellaswag;
 use crate::job::{Job, Origin, Planned};
 use crate::metrics::Metrics;
@@ -67,7 +68,8 @@ pub enum Outcome {
 /// saved before stay as they are.
 pub fn train(request: Request, observer: &mut dyn Observer) -> Result<Outcome, Error> {
     let Request { settings, model, hellaswag, stop, peak_flops } = request;
-    let mut job = Job::check(settings.resolve()?, model, hellaswag.as_deref())?;
+    let settings = fit(settings.resolve()?, hellaswag.as_deref())?;
+    let mut job = Job::check(settings, model, hellaswag.as_deref())?;
     if job.settings.eval_only {
         return eval_only::run(job, &stop, observer).map(Outcome::Evaluated);
     }

@@ -23,7 +23,7 @@ use toml::Spanned;
 pub use error::{Origin, SettingsError};
 pub use start::Start;
 use value::Value;
-pub use value::{Kind, TaskFile};
+pub use value::{BatchSize, Kind, TaskFile};
 
 /// What the help text and the error messages say of one key.
 #[derive(Debug, Clone, Copy)]
@@ -88,8 +88,8 @@ settings! {
         dataset: String = "openwebtext".to_owned();
         /// windows: each once an epoch, one after the other, or drawn with replacement
         data_order: DataOrder = DataOrder::Shuffled;
-        /// sequences in a micro-batch
-        batch_size: usize = 12;
+        /// sequences in a micro-batch; auto = as many of total_batch_size as fit into memory
+        batch_size: BatchSize = BatchSize::Rows(12);
         /// tokens in a sequence: the longest context
         block_size: usize = 1024;
         /// tokens in a step; 0 = gradient_accumulation_steps x batch_size x block_size

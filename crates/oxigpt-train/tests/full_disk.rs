@@ -5,7 +5,7 @@
 
 use fs_err as fs;
 use oxigpt_data::{PrepareOptions, TokenizerKind, prepare_text};
-use oxigpt_train::settings::Settings;
+use oxigpt_train::settings::{BatchSize, Settings};
 use oxigpt_train::{Event, Outcome, Request, train};
 
 /// From now on, no file of this process can become larger than `bytes`.
@@ -30,7 +30,7 @@ fn a_full_disk_costs_the_checkpoint_at_hand_and_no_other() {
         out_dir: path("run").to_str().unwrap().into(),
         dataset: path("data").to_str().unwrap().into(),
         threads: 1,
-        batch_size: 2,
+        batch_size: BatchSize::Rows(2),
         block_size: 16,
         gradient_accumulation_steps: 1,
         n_layer: 1,

@@ -8,7 +8,7 @@ use oxigpt_compute::Session;
 use oxigpt_data::{DataOrder, Dataset, Loader, PrepareOptions, Split, TokenizerKind, prepare_text};
 use oxigpt_model::{Initial, Recompute, TrainPlan};
 use oxigpt_train::Trainer;
-use oxigpt_train::settings::Settings;
+use oxigpt_train::settings::{BatchSize, Settings};
 
 struct Counting;
 
@@ -49,7 +49,7 @@ fn a_step_allocates_nothing() {
     let dataset = Dataset::open(&data).unwrap();
 
     let settings = Settings {
-        batch_size: 4,
+        batch_size: BatchSize::Rows(4),
         block_size: 64,
         gradient_accumulation_steps: 3,
         n_layer: 2,

@@ -473,6 +473,7 @@ impl FromArgMatches for EvalFlags {
 fn models_own(arg: Arg) -> Arg {
     let key = KEYS.iter().find(|key| arg.get_id() == key.name).map(|key| (key.name, key.doc));
     match key {
+        Some(("batch_size", _)) => arg.help("windows at once; auto = as many as make sense [default: 12]"),
         Some(("block_size", _)) => arg.help("tokens in a window [default: the model's]"),
         Some((name, doc)) if ATTENTION_KEYS.contains(&name) => {
             arg.help(format!("{doc} [default: the model's]"))
@@ -525,6 +526,7 @@ fn key_arg(key: &'static settings::Key, default: &str) -> Arg {
         Some(Kind::Bool) => arg.value_name("BOOL").num_args(0..=1).default_missing_value("true"),
         Some(Kind::File) => arg.value_name("true|PATH").num_args(0..=1).default_missing_value("true"),
         Some(Kind::Integer) => arg.value_name("N").allow_hyphen_values(true),
+        Some(Kind::Count) => arg.value_name("N|auto").allow_hyphen_values(true),
         Some(Kind::Float) => arg.value_name("X").allow_hyphen_values(true),
         Some(Kind::Choice(words)) => arg.value_name(words.join("|")),
         Some(Kind::Text) | None => arg.value_name("TEXT").allow_hyphen_values(true),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use oxigpt_model::ModelConfig;
-use oxigpt_train::Model;
-use oxigpt_train::settings::{KEYS, Settings, Start, TaskFile, nearest};
+use oxigpt_train::settings::{BatchSize, KEYS, Settings, Start, TaskFile, nearest};
+use oxigpt_train::{Model, fit};
 
 use crate::cli::{AttentionFlags, ConfigArgs, EvalArgs, EvalFlags, Flags};
 use crate::fetch;
@@ -38,6 +38,12 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<Configured> {
     };
     let (settings, model) = configured(args, &open)?;
     let hellaswag = (settings.hellaswag == TaskFile::Published).then(fetch::hellaswag).transpose()?;
+    let is_fitted = settings.batch_size == BatchSize::Auto;
+    let settings = fit(settings, hellaswag.as_deref())?;
+    if is_fitted {
+        let rows = settings.batch_size.rows();
+        report::note(&format!("batch_size = {rows}: as much of a step at once as the free memory holds\n"));
+    }
     Ok(Configured { settings, model, hellaswag })
 }
 
@@ -219,6 +225,8 @@ fn warn_of_ignored(recipe: &str, run: &Settings) -> Result<()> {
         "total_batch_size" => changed.total_batch_size == 0,
         "eval_tokens" => changed.eval_tokens == 0,
         "dtype" => changed.dtype == "auto",
+        "batch_size" => changed.batch_size == BatchSize::Auto,
+        "recompute" => changed.recompute.is_none(),
         _ => ["out_dir", "init_from", "eval_only"].contains(&key),
     };
     let text = |settings: &Settings, key: &str| settings.text_of(key).unwrap_or_default();

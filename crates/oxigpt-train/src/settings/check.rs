@@ -3,7 +3,7 @@
 use oxigpt_model::AttentionError;
 
 use super::error::impossible;
-use super::{Settings, SettingsError, Start};
+use super::{BatchSize, Settings, SettingsError, Start};
 use crate::machine;
 
 impl Settings {
@@ -14,15 +14,20 @@ impl Settings {
 
     /// Tokens that pass through the model at once.
     pub fn tokens_per_micro_batch(&self) -> usize {
-        self.batch_size.saturating_mul(self.block_size)
+        self.batch_size.rows().saturating_mul(self.block_size)
     }
 
     /// Checks the settings and fills in the keys that follow from others, so that a run's `config.toml` says all.
     ///
     /// `vocab_size`, `threads` and `lr_decay_iters` may stay 0: they follow from the data set, from the machine, and
-    /// from a `max_iters` that a resumed run may raise.
+    /// from a `max_iters` that a resumed run may raise. Of a micro-batch that is still to be fitted (see
+    /// [`fit`](crate::fit)) nothing follows yet.
     pub fn resolve(self) -> Result<Self, SettingsError> {
         let mut settings = self.on_this_machine()?;
+        if settings.batch_size == BatchSize::Auto {
+            settings.check_step_is_known()?;
+            return Ok(settings);
+        }
         if settings.total_batch_size > 0 {
             settings.gradient_accumulation_steps =
                 settings.total_batch_size / settings.tokens_per_micro_batch();
@@ -118,7 +123,7 @@ impl Settings {
             ("n_head", self.n_head),
             ("n_embd", self.n_embd),
             ("block_size", self.block_size),
-            ("batch_size", self.batch_size),
+            ("batch_size", self.batch_size.rows()),
             ("gradient_accumulation_steps", self.gradient_accumulation_steps),
             ("max_iters", self.max_iters),
             ("eval_interval", self.eval_interval),
@@ -158,7 +163,8 @@ impl Settings {
     }
 
     fn check_shapes(&self) -> Result<(), SettingsError> {
-        let Self { n_embd, n_head, batch_size, block_size, total_batch_size, .. } = self;
+        let Self { n_embd, n_head, block_size, total_batch_size, .. } = self;
+        let batch_size = self.batch_size.rows();
         if n_embd % n_head != 0 {
             let near = nearest_multiple(*n_embd, *n_head);
             return Err(impossible(
@@ -185,6 +191,21 @@ impl Settings {
             ));
         }
         Ok(())
+    }
+
+    /// A micro-batch that is fitted into a step must not decide how large the step is.
+    fn check_step_is_known(&self) -> Result<(), SettingsError> {
+        if self.total_batch_size > 0 || self.eval_only {
+            return Ok(());
+        }
+        Err(impossible(
+            "batch_size = \"auto\" cuts a step into micro-batches, and nothing says how large the step is"
+                .into(),
+            &format!(
+                "say it in tokens: --total_batch_size=N, a multiple of block_size = {}",
+                self.block_size
+            ),
+        ))
     }
 
     fn check_attention(&self) -> Result<(), SettingsError> {

@@ -122,7 +122,7 @@ impl SettingsError {
                 "a recipe has lines such as `n_layer = 12`, `bias = true` and `dataset = \"stories\"`".into(),
             ),
             Self::UnknownKey { key, .. } => Some(advice_on_unknown(key)),
-            Self::BadValue { kind: Kind::Integer, value, .. }
+            Self::BadValue { kind: Kind::Integer | Kind::Count, value, .. }
                 if value.len() > 18 && value.bytes().all(|b| b.is_ascii_digit() || b == b'_') =>
             {
                 Some(format!("the largest number is {}", i64::MAX))

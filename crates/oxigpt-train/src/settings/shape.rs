@@ -97,7 +97,7 @@ impl Settings {
     pub fn train_shape(&self, teacher: AttentionKind) -> TrainShape {
         let is_distilled = matches!(self.start(), Start::Layerwise(_));
         TrainShape {
-            batch_size: self.batch_size,
+            batch_size: self.batch_size.rows(),
             block_size: self.block_size,
             targets_per_step: self.tokens_per_step(),
             optimizer: AdamWConfig {
@@ -107,7 +107,7 @@ impl Settings {
                 weight_decay: self.weight_decay,
                 grad_clip: self.grad_clip,
             },
-            eval_batch_size: self.batch_size,
+            eval_batch_size: self.batch_size.rows(),
             decode: self.sample_interval > 0,
             lora: self.lora().ok().flatten(),
             distill: is_distilled.then_some(Distill { teacher, mix: self.distill_mix }),

@@ -3,6 +3,9 @@
 use oxigpt_compute::{Gelu, Recompute};
 use oxigpt_data::DataOrder;
 
+/// What leaves a choice to the program.
+const AUTO: &str = "auto";
+
 /// The kind of value that a key takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -10,6 +13,8 @@ pub enum Kind {
     Bool,
     /// A whole number, 0 or more.
     Integer,
+    /// A whole number, or `auto`.
+    Count,
     /// Any number.
     Float,
     /// Any text.
@@ -30,6 +35,8 @@ impl Kind {
                 _ => None,
             },
             Self::Integer => text.replace('_', "").parse::<i64>().ok().map(Into::into),
+            Self::Count if unquoted(text) == AUTO => Some(AUTO.into()),
+            Self::Count => Self::Integer.parse(text),
             Self::Float => text.replace('_', "").parse::<f64>().ok().map(Into::into),
             Self::File => Self::Bool.parse(text).or_else(|| Self::Text.parse(text)),
             Self::Text | Self::Choice(_) => Some(unquoted(text).into()),
@@ -41,6 +48,7 @@ impl Kind {
         match self {
             Self::Bool => "true or false".to_owned(),
             Self::Integer => "a whole number, 0 or more".to_owned(),
+            Self::Count => "a whole number, or auto".to_owned(),
             Self::Float => "a number".to_owned(),
             Self::Text => "text".to_owned(),
             Self::File => "true, false, or the path of a file".to_owned(),
@@ -122,6 +130,46 @@ impl Value for String {
     }
 }
 
+/// Sequences in a micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchSize {
+    /// As many as fit: see [`fit`](crate::fit).
+    Auto,
+    /// So many.
+    Rows(usize),
+}
+
+impl BatchSize {
+    /// How many; one at least, as long as that is not known.
+    pub fn rows(self) -> usize {
+        match self {
+            Self::Auto => 1,
+            Self::Rows(rows) => rows,
+        }
+    }
+}
+
+impl Value for BatchSize {
+    fn kind(&self) -> Kind {
+        Kind::Count
+    }
+    fn assign(&mut self, value: &toml::Value) -> bool {
+        if value.as_str() == Some(AUTO) {
+            *self = Self::Auto;
+            return true;
+        }
+        let mut rows = 0;
+        let known = rows.assign(value);
+        store(self, known.then_some(Self::Rows(rows)))
+    }
+    fn to_toml(&self) -> toml::Value {
+        match self {
+            Self::Auto => AUTO.into(),
+            Self::Rows(rows) => rows.to_toml(),
+        }
+    }
+}
+
 /// The file of a task that a run is measured by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum TaskFile {
@@ -177,11 +225,11 @@ integer_value! { usize u64 }
 /// Nothing is `auto`: what suits the model and the device.
 impl Value for Option<Recompute> {
     fn kind(&self) -> Kind {
-        Kind::Choice(&["auto", "none", "gelu", "block"])
+        Kind::Choice(&[AUTO, "none", "gelu", "block"])
     }
     fn assign(&mut self, value: &toml::Value) -> bool {
         let read = match value.as_str() {
-            Some("auto") => Some(None),
+            Some(AUTO) => Some(None),
             Some("none") => Some(Some(Recompute::None)),
             Some("gelu") => Some(Some(Recompute::Gelu)),
             Some("block") => Some(Some(Recompute::Block)),
@@ -191,7 +239,7 @@ impl Value for Option<Recompute> {
     }
     fn to_toml(&self) -> toml::Value {
         let word = match self {
-            None => "auto",
+            None => AUTO,
             Some(Recompute::None) => "none",
             Some(Recompute::Gelu) => "gelu",
             Some(Recompute::Block) => "block",

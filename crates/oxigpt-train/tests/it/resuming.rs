@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fs_err as fs;
 use oxigpt_model::{Recompute, TensorSource, map_tensors};
-use oxigpt_train::settings::{Settings, TaskFile};
+use oxigpt_train::settings::{BatchSize, Settings, TaskFile};
 use oxigpt_train::{Error, Event, Outcome, Request, train};
 use serde_json::Value;
 
@@ -156,9 +156,12 @@ fn another_micro_batch_gives_the_same_up_to_rounding() {
     for batch_size in [1, 2, 8] {
         let settings = place.settings(&format!("batch-{batch_size}"));
         run_to(settings.clone(), 3);
-        let (_, events) =
-            run(Settings { batch_size, gradient_accumulation_steps: 8 / batch_size, ..resumed(&settings) })
-                .unwrap();
+        let (_, events) = run(Settings {
+            batch_size: BatchSize::Rows(batch_size),
+            gradient_accumulation_steps: 8 / batch_size,
+            ..resumed(&settings)
+        })
+        .unwrap();
         assert!(matches!(&events[0], Event::Started(started) if started.micro_batches == 8 / batch_size));
         let open = |run: &str| map_tensors(place.checkpoint(run, 8).join("model.safetensors")).unwrap();
         let (whole, other) = (open("whole"), open(&format!("batch-{batch_size}")));
@@ -426,7 +429,7 @@ fn what_would_change_the_past_is_refused() {
     let cases = [
         (Settings { n_layer: 3, ..settings.clone() }, "`n_layer` was 2 "),
         (Settings { block_size: 4, ..settings.clone() }, "`block_size` was 8 "),
-        (Settings { batch_size: 8, ..settings.clone() }, "`total_batch_size` was 64 "),
+        (Settings { batch_size: BatchSize::Rows(8), ..settings.clone() }, "`total_batch_size` was 64 "),
         (Settings { weight_decay: 0.0, ..settings.clone() }, "`weight_decay` was 0.1 "),
         (Settings { dropout: 0.0, ..settings.clone() }, "`dropout` was 0.1 "),
         (Settings { gelu: oxigpt_model::Gelu::Tanh, ..settings.clone() }, "`gelu` was \"erf\" "),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fs_err as fs;
 use oxigpt_compute::philox;
 use oxigpt_data::{PrepareOptions, TokenizerKind, prepare_text};
-use oxigpt_train::settings::Settings;
+use oxigpt_train::settings::{BatchSize, Settings};
 use oxigpt_train::{Error, Event, Model, Outcome, Request, Summary, train};
 use tempfile::TempDir;
 
@@ -57,7 +57,7 @@ impl Place {
             out_dir: self.text(run),
             dataset: self.text("data"),
             threads: 1,
-            batch_size: 4,
+            batch_size: BatchSize::Rows(4),
             block_size: 8,
             gradient_accumulation_steps: 2,
             n_layer: 2,

@@ -9,7 +9,7 @@ use anyhow::Result;
 use oxigpt_data::{DatasetError, Error as DataError};
 use oxigpt_train::bench::{Part, Steps, time_decoding, time_steps};
 use oxigpt_train::settings::Settings;
-use oxigpt_train::{Error, machine, planned_vocab_size};
+use oxigpt_train::{Error, fit_to, machine, planned_vocab_size};
 use serde_json::{Value, json};
 
 use crate::cli::{BenchArgs, BenchKind};
@@ -43,7 +43,7 @@ fn configured(args: &BenchArgs) -> Result<(Settings, usize)> {
         Err(Error::Data(DataError::Dataset(DatasetError::NoSuchDataset { .. }))) => GPT2_WORDS,
         vocab_size => vocab_size?,
     };
-    Ok((settings, vocab_size))
+    Ok((fit_to(settings, vocab_size, None)?, vocab_size))
 }
 
 /// Times steps; `table` says what of them to print.
@@ -57,7 +57,7 @@ fn train(args: &BenchArgs, table: impl Fn(&Steps, f64) -> String) -> Result<(Str
         settings.n_layer,
         settings.n_head,
         settings.n_embd,
-        settings.batch_size,
+        settings.batch_size.rows(),
         settings.block_size,
         thousands(vocab_size as u64),
         settings.dtype,
@@ -91,13 +91,17 @@ fn summary(steps: &Steps, peak: f64) -> String {
 }
 
 fn operators(steps: &Steps, peak: f64) -> String {
-    let mut text = format!("{:26}{:>10}{:>12}{:>10}{:>10}\n", "operator", "ms", "GFLOP/s", "of peak", "GB/s");
+    let mut text = format!(
+        "{:26}{:12}{:>10}{:>12}{:>10}{:>10}\n",
+        "operator", "part", "ms", "GFLOP/s", "of peak", "GB/s"
+    );
     for op in &steps.ops {
         let share = format!("{:.0} %", op.cost.flops / op.ms * 1e5 / peak);
         let of_flops = |text: String| if op.cost.flops > 0.0 { text } else { String::new() };
         text += &format!(
-            "{:26}{:>10.3}{:>12}{:>10}{:>10.1}\n",
+            "{:26}{:12}{:>10.3}{:>12}{:>10}{:>10.1}\n",
             op.name,
+            op.part.name(),
             op.ms,
             of_flops(format!("{:.1}", op.cost.flops / op.ms / 1e6)),
             of_flops(share),
@@ -113,7 +117,7 @@ fn json_of(steps: &Steps, peak: f64) -> Value {
         Part::ALL.iter().map(|&part| (format!("{}_ms", part.name()), json!(steps.part_ms(part)))).collect();
     let op = |op: &oxigpt_train::bench::OpShare| {
         let (gflops, gbytes) = (op.cost.flops / op.ms / 1e6, op.cost.bytes / op.ms / 1e6);
-        json!({ "name": op.name, "ms": op.ms, "gflops": gflops, "of_peak": gflops * 1e9 / peak, "gbytes_per_s": gbytes })
+        json!({ "name": op.name, "part": op.part.name(), "ms": op.ms, "gflops": gflops, "of_peak": gflops * 1e9 / peak, "gbytes_per_s": gbytes })
     };
     let gflops = steps.cost().flops / ms / 1e6;
     json!({

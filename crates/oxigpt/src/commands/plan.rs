@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use anyhow::Result;
 use oxigpt_data::{DatasetError, Error as DataError};
 use oxigpt_train::settings::Settings;
-use oxigpt_train::{Error, Estimate, planned_scoring, planned_vocab_size};
+use oxigpt_train::{Error, Estimate, fit_to, planned_scoring, planned_vocab_size};
 use serde_json::json;
 
 use crate::cli::PlanArgs;
@@ -34,6 +34,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let settings = configure::settings(&args.config)?;
     let vocab_size = vocab_size(&settings)?;
     let scored = planned_scoring(&settings, fetch::fetched_hellaswag().as_deref(), vocab_size)?;
+    let settings = fit_to(settings, vocab_size, scored)?;
     let estimate = Estimate::of(&settings, vocab_size, scored)?;
     let activations =
         if settings.eval_only { Vec::new() } else { Estimate::activations(&settings, vocab_size)? };
@@ -109,7 +110,7 @@ impl Outlook {
         let (config, step) = (&estimate.config, estimate.step);
         let (tokens, steps) = (estimate.tokens_per_step, self.steps());
         let step_name = if settings.eval_only { "pass" } else { "step" };
-        let shape = format!("{} x {}", settings.batch_size, settings.block_size);
+        let shape = format!("{} x {}", settings.batch_size.rows(), settings.block_size);
         let memory_row = |label: &str, size: usize| format!("  {label:15}{:>12}\n", bytes(size as f64));
         let memory: Vec<_> =
             estimate.memory.iter().map(|(role, &size)| memory_row(role.label(), size)).collect();

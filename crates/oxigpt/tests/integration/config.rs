@@ -111,6 +111,11 @@ fn values_of_another_kind() {
     error: command line: `n_layer` must be a whole number, 0 or more, not -4
     hint: for example `n_layer = 12`, the default
     ");
+    assert_snapshot!(refused(&["plan", "--batch_size=many"]), @"
+    exit 2
+    error: command line: `batch_size` must be a whole number, or auto, not many
+    hint: for example `batch_size = 12`, the default
+    ");
     assert_snapshot!(refused(&["plan", "--learning_rate=fast"]), @"
     exit 2
     error: command line: `learning_rate` must be a number, not fast
@@ -155,6 +160,11 @@ fn combinations_that_no_run_can_have() {
     error: total_batch_size = 5000 is not a whole number of micro-batches of batch_size x block_size = 8 x 128 = 1024 tokens
     hint: the nearest size that is: --total_batch_size=5120
     ");
+    assert_snapshot!(refused(&["plan", "--batch_size=auto"]), @r#"
+    exit 2
+    error: batch_size = "auto" cuts a step into micro-batches, and nothing says how large the step is
+    hint: say it in tokens: --total_batch_size=N, a multiple of block_size = 128
+    "#);
     assert_snapshot!(refused(&["plan", "--learning_rate=inf"]), @"
     exit 2
     error: `learning_rate` is inf
@@ -215,7 +225,7 @@ fn files_that_are_no_recipes() {
     exit 2
     --- stdout
     --- stderr
-    error: type.toml:2: `batch_size` must be a whole number, 0 or more, not "big"
+    error: type.toml:2: `batch_size` must be a whole number, or auto, not "big"
     hint: for example `batch_size = 12`, the default
     "#);
     assert_snapshot!(refused("syntax.toml"), @r#"

@@ -141,8 +141,9 @@ fn every_key_of_a_configuration() {
           --data_order <shuffled|sequential|random>
               windows: each once an epoch, one after the other, or drawn with replacement [default:
               "shuffled"]
-          --batch_size <N>
-              sequences in a micro-batch [default: 12]
+          --batch_size <N|auto>
+              sequences in a micro-batch; auto = as many of total_batch_size as fit into memory
+              [default: 12]
           --block_size <N>
               tokens in a sequence: the longest context [default: 1024]
           --total_batch_size <N>
@@ -364,8 +365,8 @@ fn eval() {
           --threads <N>    worker threads; 0 = one per core [default: 0]
 
     Data:
-          --batch_size <N>  sequences in a micro-batch [default: 12]
-          --block_size <N>  tokens in a window [default: the model's]
+          --batch_size <N|auto>  windows at once; auto = as many as make sense [default: 12]
+          --block_size <N>       tokens in a window [default: the model's]
 
     Model:
           --attn_type <TEXT>     how attention scores become weights: softmax, gaussian,

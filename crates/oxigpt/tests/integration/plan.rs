@@ -34,6 +34,16 @@ fn table() {
     });
 }
 
+/// 48 rows of 64 tokens; of more, a CPU would take no more than 128 at once.
+#[test]
+fn a_micro_batch_that_is_fitted() {
+    let args = ["plan", "shakespeare-char-cpu", "--vocab_size=65", "--batch_size=auto"];
+    for (total, micro_batches) in [(3072, "1 x 48 x 64"), (64 * 1000, "8 x 125 x 64")] {
+        let output = Place::new().done(&[&args[..], &[&format!("--total_batch_size={total}")]].concat());
+        assert!(output.contains(&format!("= {micro_batches} (micro-batches")), "{output}");
+    }
+}
+
 #[test]
 fn gpt2_124m_is_counted_as_published() {
     let output = Place::new().output(&["plan", "gpt2-124m", "--json"]);

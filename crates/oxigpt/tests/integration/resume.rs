@@ -153,3 +153,21 @@ fn after_the_disk_was_full() {
     place.done(&[RESUME, &["--max_iters=40"]].concat());
     assert_same_end(&place, "whole", "run");
 }
+
+/// The size that was chosen is the run's from then on: it goes on with it, and the whole run is that of the number.
+#[test]
+fn a_micro_batch_that_was_fitted() {
+    let place = Place::for_training();
+    let args = |more: &[&'static str]| {
+        [&["train", "tiny.toml", "--total_batch_size=192", "--log_interval=1"], more].concat()
+    };
+    place.done(&args(&["--out_dir=whole", "--batch_size=12"]));
+    let output = place.output(&args(&["--batch_size=auto", "--max_iters=20"]));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("batch_size = 12: as much of a step at once as the free memory holds"), "{told}");
+    for line in ["batch_size = 12 ", "gradient_accumulation_steps = 1 ", "eval_tokens = 384 "] {
+        assert!(place.read_text("run/config.toml").contains(line), "{line}");
+    }
+    place.done(&[RESUME, &["--max_iters=40"]].concat());
+    assert_same_end(&place, "whole", "run");
+}

@@ -10,7 +10,7 @@ use anyhow::Result;
 use oxigpt_compute::{Plan, Session};
 use oxigpt_model::{ModelConfig, TensorTable};
 use oxigpt_train::Model;
-use oxigpt_train::settings::Settings;
+use oxigpt_train::settings::{BatchSize, Settings};
 use serde_json::{Map, Value};
 
 use crate::cli::EvalArgs;
@@ -71,10 +71,12 @@ impl Subject {
 
     /// Windows that are evaluated at once.
     fn rows(&self) -> usize {
-        let Settings { batch_size, block_size, .. } = self.settings;
-        let enough =
-            if self.settings.device == "cpu" { PASS_TOKENS.div_ceil(block_size) } else { batch_size };
-        batch_size.min(enough)
+        let enough = PASS_TOKENS.div_ceil(self.settings.block_size);
+        match self.settings.batch_size {
+            BatchSize::Rows(rows) if self.settings.device == "cpu" => rows.min(enough),
+            BatchSize::Rows(rows) => rows,
+            BatchSize::Auto => enough,
+        }
     }
 
     /// A session of a plan, with its weights in it.

@@ -10,6 +10,7 @@ use oxigpt_eval::tasks::lambada::Passage;
 use oxigpt_eval::tasks::{HellaSwag, Lambada, WikiText, hellaswag, lambada, wikitext};
 use oxigpt_model::{DecodeShape, decode_plan, eval_plan, score_plan};
 use oxigpt_text::Tokenizer;
+use oxigpt_train::settings::BatchSize;
 use serde_json::{Map, Value, json};
 
 use super::{Section, Subject, tables};
@@ -159,7 +160,10 @@ impl Subject {
     }
 
     fn hellaswag(&self, questions: &hellaswag::Questions) -> Result<HellaSwag> {
-        let rows = self.settings.batch_size.min(hellaswag::BATCH_SIZE);
+        let rows = match self.settings.batch_size {
+            BatchSize::Rows(rows) => rows.min(hellaswag::BATCH_SIZE),
+            BatchSize::Auto => hellaswag::BATCH_SIZE,
+        };
         let (plan, parameters, scorer) =
             score_plan(&self.config()?, rows, questions.positions(), self.settings.eval_storage())?;
         let mut session = self.session(plan, &parameters)?;
