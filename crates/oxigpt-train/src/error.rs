@@ -310,26 +310,47 @@ impl Error {
 
     /// What to do about it: one sentence.
     pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Error::Settings(error) => return error.hint(),
-            Error::Data(error) => return error.hint(),
-            Error::Text { source, .. } => return source.hint(),
-            Error::Model(oxigpt_model::Error::Io(error)) | Error::Io(error) => return io_hint(error),
-            Error::Model(error) => return error.hint(),
-            Error::Compute(error) => return error.hint(),
-            Error::Diverged(report) => return Some(report.hint()),
-            Error::Save { previous, source, .. } => return Some(save_hint(previous.as_deref(), source)),
+        match self {
+            Error::Settings(error) => error.hint(),
+            Error::Data(error) => error.hint(),
+            Error::Text { source, .. } => source.hint(),
+            Error::Model(oxigpt_model::Error::Io(error)) | Error::Io(error) => io_hint(error),
+            Error::Model(error) => error.hint(),
+            Error::Compute(error) => error.hint(),
+            Error::Diverged(report) => Some(report.hint()),
+            Error::Save { previous, source, .. } => Some(save_hint(previous.as_deref(), source)),
             Error::RunExists { dir, .. } => {
                 let dir = dir.to_string_lossy();
                 let dir = shell_word(&dir);
-                return Some(format!(
+                Some(format!(
                     "go on with it by --init_from=resume --out_dir={dir}, or choose another --out_dir"
-                ));
+                ))
             }
             Error::Changed { key, was, .. } => {
-                return Some(format!("leave --{key} at {was}, or start another run with another --out_dir"));
+                Some(format!("leave --{key} at {was}, or start another run with another --out_dir"))
             }
-            Error::Task { source, .. } => return source.hint(),
+            Error::Task { source, .. } => source.hint(),
+            Error::NoBase { name, .. } => Some(format!(
+                "put it back there; a model of the hub is fetched again by `oxigpt sample --from {name}`"
+            )),
+            Error::OtherData { run, .. } => {
+                let run = run.to_string_lossy();
+                Some(format!(
+                    "resuming goes on with the same data; to go on with others, begin another run with the weights of \
+                     this one: --init_from={} --out_dir=NEW",
+                    shell_word(&run)
+                ))
+            }
+            Error::SmallVocab { needed, .. } => {
+                Some(format!("leave vocab_size out, or set --vocab_size={needed} or more"))
+            }
+            _ => self.fixed_hint().map(str::to_owned),
+        }
+    }
+
+    /// That of errors which always have the same.
+    fn fixed_hint(&self) -> Option<&'static str> {
+        Some(match self {
             Error::TaskNotGiven { .. } => "fetch the file first, and hand it over with the request",
             Error::NoTokenizer { .. } => {
                 "put the files of the data's tokenizer into the data directory, or leave the task out"
@@ -349,11 +370,6 @@ impl Error {
             Error::NoRun { .. } => {
                 "leave out --init_from=resume to start one, or name the run directory with --out_dir=DIR"
             }
-            Error::NoBase { name, .. } => {
-                return Some(format!(
-                    "put it back there; a model of the hub is fetched again by `oxigpt sample --from {name}`"
-                ));
-            }
             Error::OtherBase { .. } => {
                 "put the model back that it was, or begin another run with --init_from=MODEL --out_dir=NEW"
             }
@@ -361,14 +377,6 @@ impl Error {
                 "name the directories of runs, such as out/demo; `oxigpt train` writes there what it is told with --out_dir"
             }
             Error::Busy { .. } => "wait for it to end, or stop it, or choose another --out_dir",
-            Error::OtherData { run, .. } => {
-                let run = run.to_string_lossy();
-                return Some(format!(
-                    "resuming goes on with the same data; to go on with others, begin another run with the weights of \
-                     this one: --init_from={} --out_dir=NEW",
-                    shell_word(&run)
-                ));
-            }
             Error::Beyond { .. } => "raise --max_iters to train on",
             Error::BadCheckpoint { .. } => {
                 "the file is damaged; remove its checkpoint and resume from the one before, or start again"
@@ -384,9 +392,6 @@ impl Error {
             Error::UnknownVocab { .. } => {
                 "set --vocab_size=N to the number of tokens; GPT-2's tokenizer has 50257"
             }
-            Error::SmallVocab { needed, .. } => {
-                return Some(format!("leave vocab_size out, or set --vocab_size={needed} or more"));
-            }
             Error::TooManySteps { .. } => "set a smaller --max_iters; a resumed run can raise it",
             Error::NothingFits { .. } => {
                 "--recompute=block takes less, and so do a smaller block_size or model; `oxigpt plan --batch_size=1` shows \
@@ -397,8 +402,21 @@ impl Error {
                  block_size or the model, or make more again with --recompute=block; `oxigpt plan` shows where the memory \
                  goes"
             }
-        };
-        Some(hint.into())
+            Error::Settings { .. }
+            | Error::Data { .. }
+            | Error::Text { .. }
+            | Error::Model { .. }
+            | Error::Io { .. }
+            | Error::Compute { .. }
+            | Error::Diverged { .. }
+            | Error::Save { .. }
+            | Error::RunExists { .. }
+            | Error::Changed { .. }
+            | Error::Task { .. }
+            | Error::NoBase { .. }
+            | Error::OtherData { .. }
+            | Error::SmallVocab { .. } => return None,
+        })
     }
 }
 

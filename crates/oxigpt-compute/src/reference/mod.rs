@@ -157,36 +157,6 @@ impl Reference {
             Op::Gelu { x, kind, out } => {
                 self.set(out, self.real(x).iter().map(|&x| layers::gelu(x, kind)).collect());
             }
-            Op::Attention { qkv, n_head, kind, dropout, out, lse, range } => {
-                let dims = attention::Dims::of(self.shape(qkv), n_head);
-                let mask = dropout.map(|d| self.mask(&d));
-                let attended = attention::attention(self.real(qkv), dims, kind, mask.as_ref());
-                self.set(out, attended.out_btc);
-                if let Some(lse) = lse {
-                    self.set(lse, attended.lse_bht);
-                }
-                if let Some(range) = range {
-                    self.set(range, attended.range_bht2);
-                }
-            }
-            Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, n_head, kind, out } => {
-                let dims = attention::Dims::of(self.shape(qkv), n_head);
-                let lengths = lengths.map_or(&[][..], |lengths| self.u32(lengths));
-                let position = (self.u32(position)[0] as usize, lengths);
-                let (mut k_bsc, mut v_bsc) = (self.real(k_cache).to_vec(), self.real(v_cache).to_vec());
-                let caches = (&mut k_bsc[..], &mut v_bsc[..]);
-                let out_btc = attention::cached_attention(
-                    self.real(qkv),
-                    caches,
-                    position,
-                    self.shape(k_cache)[1],
-                    dims,
-                    kind,
-                );
-                self.set(k_cache, k_bsc);
-                self.set(v_cache, v_bsc);
-                self.set(out, out_btc);
-            }
             Op::Dropout { x, ref dropout, out } => {
                 let (t, c) = (self.shape(x)[1], self.width(x));
                 self.set(out, layers::dropout(self.real(x), &self.mask(dropout), t, c));
@@ -249,6 +219,42 @@ impl Reference {
                 let pairs = self.real(x).iter().zip(self.real(dout));
                 self.set(dx, pairs.map(|(&x, dout)| layers::gelu_derivative(x, kind) * dout).collect());
             }
+            _ => unreachable!("`{}` is no adjoint", op.name()),
+        }
+    }
+
+    fn attention(&mut self, op: &Op) {
+        match *op {
+            Op::Attention { qkv, n_head, kind, dropout, out, lse, range } => {
+                let dims = attention::Dims::of(self.shape(qkv), n_head);
+                let mask = dropout.map(|d| self.mask(&d));
+                let attended = attention::attention(self.real(qkv), dims, kind, mask.as_ref());
+                self.set(out, attended.out_btc);
+                if let Some(lse) = lse {
+                    self.set(lse, attended.lse_bht);
+                }
+                if let Some(range) = range {
+                    self.set(range, attended.range_bht2);
+                }
+            }
+            Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, n_head, kind, out } => {
+                let dims = attention::Dims::of(self.shape(qkv), n_head);
+                let lengths = lengths.map_or(&[][..], |lengths| self.u32(lengths));
+                let position = (self.u32(position)[0] as usize, lengths);
+                let (mut k_bsc, mut v_bsc) = (self.real(k_cache).to_vec(), self.real(v_cache).to_vec());
+                let caches = (&mut k_bsc[..], &mut v_bsc[..]);
+                let out_btc = attention::cached_attention(
+                    self.real(qkv),
+                    caches,
+                    position,
+                    self.shape(k_cache)[1],
+                    dims,
+                    kind,
+                );
+                self.set(k_cache, k_bsc);
+                self.set(v_cache, v_bsc);
+                self.set(out, out_btc);
+            }
             Op::AttentionBackward { qkv, dout, n_head, kind, ref dropout, dqkv, .. } => {
                 let dims = attention::Dims::of(self.shape(qkv), n_head);
                 let mask = dropout.map(|d| self.mask(&d));
@@ -256,7 +262,7 @@ impl Reference {
                     attention::attention_backward(self.real(qkv), self.real(dout), dims, kind, mask.as_ref());
                 self.set(dqkv, dqkv_btc);
             }
-            _ => unreachable!("`{}` is no adjoint", op.name()),
+            _ => unreachable!("`{}` is no attention", op.name()),
         }
     }
 
@@ -391,16 +397,16 @@ impl Backend for Reference {
             | Op::LayerNorm { .. }
             | Op::Linear { .. }
             | Op::Gelu { .. }
-            | Op::Attention { .. }
-            | Op::CachedAttention { .. }
             | Op::Dropout { .. }
             | Op::SelectRow { .. } => self.forward(op),
             Op::EmbedBackward { .. }
             | Op::LayerNormBackward { .. }
             | Op::LinearBackwardInput { .. }
             | Op::LinearBackwardWeight { .. }
-            | Op::GeluBackward { .. }
-            | Op::AttentionBackward { .. } => self.backward(op),
+            | Op::GeluBackward { .. } => self.backward(op),
+            Op::Attention { .. } | Op::AttentionBackward { .. } | Op::CachedAttention { .. } => {
+                self.attention(op);
+            }
             Op::Classifier { .. } | Op::SquaredError { .. } | Op::GradNorm { .. } | Op::AdamW { .. } => {
                 self.loss_and_update(op);
             }

@@ -3,9 +3,9 @@
 use oxigpt_compute::reference::Reference;
 use oxigpt_compute::{AttentionKind, Data, Gelu, Recompute, Session};
 
+use crate::attention::KINDS;
 use crate::case::{Case, distance, download, norm};
 use crate::gpt::{self, GPT2, Variant};
-use crate::operators::KINDS;
 
 /// Elements of a parameter that are checked.
 const SAMPLES: usize = 12;

@@ -1,10 +1,12 @@
 //! Conformance: every operator of every backend against `reference`, `reference` against finite differences,
 //! and what the builder promises about the plans it writes.
 //!
-//! A new backend is one row in [`backends`]; a new operator or attention kind is one case in `operators`.
+//! A new backend is one row in [`backends`]; a new operator is one case in `operators`, a new kind of
+//! attention one in `attention`.
 
 #![allow(clippy::unwrap_used, reason = "an error here is a failed test")]
 
+mod attention;
 mod builder;
 mod case;
 mod gpt;

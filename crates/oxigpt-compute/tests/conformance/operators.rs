@@ -2,10 +2,7 @@
 //!
 //! Legend: batch B, t positions, c width, o output width, d width of a head.
 
-use oxigpt_compute::{
-    Activation, AdamWConfig, AttentionKind, AttentionScale, Dropout, Gelu, LinearWeights, NormWeights,
-    TensorId,
-};
+use oxigpt_compute::{AdamWConfig, Dropout, Gelu, LinearWeights, NormWeights, TensorId};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -27,13 +24,13 @@ const AWKWARD: [(usize, usize, usize, usize); 10] = [
 
 /// The same shapes every time, so that a failure is the fault of a change; fewer where each new width of a head is
 /// another compilation.
-fn random() -> ProptestConfig {
+pub(crate) fn random() -> ProptestConfig {
     let rng_seed = RngSeed::Fixed(1);
     let cases = if crate::device().is_some() { 4 } else { 24 };
     ProptestConfig { cases, failure_persistence: None, rng_seed, ..ProptestConfig::default() }
 }
 
-fn dropout(d: &mut Draft, p: f32, site: u32) -> Option<Dropout> {
+pub(crate) fn dropout(d: &mut Draft, p: f32, site: u32) -> Option<Dropout> {
     let rng = d.counters("rng", &[0xDEAD_BEEF, 17, 4, 3]);
     (p > 0.0).then_some(Dropout { p, site, rng })
 }
@@ -270,152 +267,6 @@ proptest! {
     ) {
         linear(batch, t, c, o, with_bias, gelu).check();
         unembed(batch, t, c, o).check();
-    }
-}
-
-// ---- attention ----
-
-/// Every kind, and every way of dividing.
-pub(crate) const KINDS: [AttentionKind; 12] = [
-    AttentionKind::Softmax,
-    AttentionKind::Gaussian,
-    AttentionKind::GaussianPoly { squarings: 1, clamp: false },
-    AttentionKind::GaussianPoly { squarings: 3, clamp: false },
-    AttentionKind::GaussianPoly { squarings: 2, clamp: true },
-    AttentionKind::GaussianPoly { squarings: 8, clamp: false },
-    AttentionKind::GaussianPoly { squarings: 16, clamp: true },
-    AttentionKind::Pointwise { activation: Activation::Gelu, scale: AttentionScale::Length },
-    AttentionKind::Pointwise { activation: Activation::Relu, scale: AttentionScale::Position },
-    AttentionKind::Pointwise { activation: Activation::Sigmoid, scale: AttentionScale::Block(100) },
-    AttentionKind::Pointwise { activation: Activation::Square, scale: AttentionScale::Position },
-    AttentionKind::Pointwise { activation: Activation::ReluSquare, scale: AttentionScale::Length },
-];
-
-/// What float32 costs a kind. Exponents of Gaussian kinds are differences of larger numbers, and powers multiply errors.
-fn kind_slack(kind: AttentionKind, deviation: f64) -> f64 {
-    let of_scores = if kind.is_gaussian() { 4.0 } else { 1.0 };
-    of_scores * deviation * deviation
-}
-
-fn attention(
-    kind: AttentionKind,
-    (batch, t, n_head, d_head): (usize, usize, usize, usize),
-    p: f32,
-    deviation: f64,
-) -> Case {
-    let mut d = Draft::new(format!("{kind:?} {batch} {t} {n_head} {d_head} {p} {deviation}"));
-    let qkv = d.normal("qkv", &[batch, t, 3 * n_head * d_head], 0.0, deviation);
-    let dropout = dropout(&mut d, p, 5);
-    let out_btc = d.b.attention(qkv, n_head, kind, dropout);
-    d.slack(kind_slack(kind, deviation));
-    d.close(out_btc)
-}
-
-#[test]
-fn attention_on_awkward_shapes() {
-    for (i, shape) in [
-        (1, 1, 1, 1),
-        (1, 2, 1, 128),
-        (2, 3, 7, 1),
-        (1, 63, 2, 5),
-        (3, 64, 1, 64),
-        (1, 65, 3, 24),
-        (1, 129, 2, 17),
-        (2, 127, 1, 80),
-        (1, 200, 1, 65),
-        (2, 31, 13, 1),
-        (1, 257, 2, 16),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        for (j, kind) in KINDS.into_iter().enumerate() {
-            let p = if i % 4 < 2 { 0.0 } else { 0.2 };
-            if kind == AttentionKind::Softmax {
-                attention(kind, shape, p, 1.0).check();
-                attention(kind, shape, 0.2 - p, 1.0).check();
-            } else if (i + j) % 2 == 0 {
-                attention(kind, shape, p, 1.0).check();
-            }
-        }
-    }
-}
-
-/// Scores of some hundreds: weights of a softmax are nearly one-hot, exponentials of scores alone would overflow.
-#[test]
-fn attention_with_large_scores() {
-    attention(AttentionKind::Softmax, (1, 70, 2, 32), 0.0, 8.0).check();
-    attention(AttentionKind::GaussianPoly { squarings: 3, clamp: true }, (1, 70, 2, 8), 0.0, 3.0).check();
-}
-
-proptest! {
-    #![proptest_config(random())]
-    #[test]
-    fn attention_on_random_shapes(
-        batch in 1..4usize, t in 1..90usize, n_head in 1..6usize, d_head in 1..70usize,
-        p in proptest::sample::select(&[0.0f32, 0.1, 0.5, 0.9][..]),
-        kind in proptest::sample::select(&KINDS[1..]),
-    ) {
-        for kind in [AttentionKind::Softmax, kind] {
-            attention(kind, (batch, t, n_head, d_head), p, 1.0).check();
-        }
-    }
-}
-
-fn cached_attention(
-    kind: AttentionKind,
-    (batch, n_head, d_head): (usize, usize, usize),
-    places: (usize, usize, usize),
-) -> Case {
-    cached_attention_of(kind, [batch, batch], (n_head, d_head), places)
-}
-
-fn cached_attention_of(
-    kind: AttentionKind,
-    [batch, caches]: [usize; 2],
-    (n_head, d_head): (usize, usize),
-    (t, position, s): (usize, usize, usize),
-) -> Case {
-    let mut d = Draft::new(format!("cached {kind:?} {batch} {caches} {t} {position} {s} {n_head} {d_head}"));
-    let c = n_head * d_head;
-    let qkv = d.normal("qkv", &[batch, t, 3 * c], 0.0, 1.0);
-    let caches = (d.b.cache("k", &[caches, s, c]), d.b.cache("v", &[caches, s, c]));
-    let lengths: Vec<u32> = (0..batch).map(|b| (position + t + 3 * b) as u32).collect();
-    let lengths = kind.depends_on_length().then(|| d.counters("lengths", &lengths));
-    let position = d.index("position", position, s - t + 1);
-    let out_btc = d.b.cached_attention(qkv, caches, (position, lengths), n_head, kind);
-    d.b.mark_output(out_btc);
-    d.slack(kind_slack(kind, 1.0));
-    d.finish()
-}
-
-#[test]
-fn cached_attention_on_awkward_shapes() {
-    for (shape, places) in [
-        ((1, 1, 1), (1, 0, 1)),
-        ((1, 2, 64), (1, 63, 64)),
-        ((2, 3, 5), (1, 64, 129)),
-        ((3, 1, 17), (65, 0, 65)),
-        ((1, 13, 1), (7, 130, 137)),
-        ((2, 1, 128), (64, 1, 128)),
-    ] {
-        for kind in KINDS {
-            cached_attention(kind, shape, places).check();
-        }
-    }
-    // One sequence for the caches of three.
-    cached_attention_of(AttentionKind::Softmax, [1, 3], (2, 8), (5, 2, 9)).check();
-}
-
-proptest! {
-    #![proptest_config(random())]
-    #[test]
-    fn cached_attention_on_random_shapes(
-        batch in 1..4usize, t in 1..40usize, position in 0..90usize, spare in 0..9usize,
-        n_head in 1..6usize, d_head in 1..70usize,
-        kind in proptest::sample::select(&KINDS[..]),
-    ) {
-        cached_attention(kind, (batch, n_head, d_head), (t, position, position + t + spare)).check();
     }
 }
 

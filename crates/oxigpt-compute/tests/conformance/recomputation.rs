@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use oxigpt_compute::{AttentionKind, Cost, Gelu, Op, Recompute, Role, TensorId};
 
+use crate::attention::KINDS;
 use crate::case::Case;
 use crate::gpt::{self, BLOCK_SIZE, GPT2, Variant};
-use crate::operators::KINDS;
 use crate::{backends, device};
 
 const AGAIN: [Recompute; 2] = [Recompute::Gelu, Recompute::Block];

@@ -3,9 +3,9 @@
 
 use oxigpt_compute::{AttentionKind, Data, DataMut, Gelu, Op, Recompute, Session, TensorId};
 
+use crate::attention::KINDS;
 use crate::case::{Case, Draft, distance, download, norm};
 use crate::gpt::{self, BLOCK_SIZE, GPT2, Variant};
-use crate::operators::KINDS;
 use crate::{Make, backends};
 
 #[test]
