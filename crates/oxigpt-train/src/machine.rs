@@ -2,22 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
-use oxigpt_compute::cpu::{Cpu, CpuOptions, has_bfloat16};
+use oxigpt_compute::cpu::{Cpu, CpuOptions, has_bfloat16, threads};
 use oxigpt_compute::cuda::{self, Cuda, CudaOptions};
 use oxigpt_compute::{
     Backend, Builder, Cost, Data, Error, LinearWeights, Plan, Precision, Role, Session, TensorId,
 };
 
 use crate::words::count;
-
-/// Threads beyond so many on each core are refused, unless there are fewer than [`MANY_THREADS`] of them.
-const THREADS_PER_CORE: usize = 4;
-const MANY_THREADS: usize = 16;
 
 /// How long a measurement repeats itself, and how often at least: the first run also fetches memory.
 const MEASURE_FOR: Duration = Duration::from_millis(200);
@@ -81,14 +76,7 @@ impl Machine {
         if let Some(index) = self.gpu {
             return Ok(Box::new(Cuda::new(CudaOptions { index, tf32: self.tf32, cache: kernel_cache() })?));
         }
-        let cores = CpuOptions::all_cores().threads;
-        let limit = cores.saturating_mul(THREADS_PER_CORE).max(MANY_THREADS);
-        if self.threads > limit {
-            let reason =
-                format!("with {} that is more than the {limit} that make sense", count(cores as u64, "core"));
-            return Err(Error::Threads { threads: self.threads, source: io::Error::other(reason) });
-        }
-        let options = CpuOptions { threads: self.threads(), ..CpuOptions::all_cores() };
+        let options = CpuOptions { threads: threads(self.threads)?, ..CpuOptions::all_cores() };
         Ok(Box::new(Cpu::new(options)?))
     }
 

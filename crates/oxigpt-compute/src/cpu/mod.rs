@@ -19,6 +19,7 @@ mod linear;
 mod memory;
 mod norm;
 mod optimizer;
+mod options;
 mod pool;
 mod products;
 mod simd;
@@ -26,6 +27,7 @@ mod stored;
 mod stored_kernels;
 
 pub use bf16::has_bfloat16;
+pub use options::{CpuOptions, threads};
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -38,23 +40,6 @@ use pool::Pool;
 use stored::Stored;
 
 use crate::{Backend, Data, DataMut, Error, Op, Plan, TensorId};
-
-/// How the backend uses the machine. Neither changes a result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CpuOptions {
-    /// Threads that compute, the caller's included.
-    pub threads: usize,
-    /// Whether workers are pinned to cores: right for one training run on its own machine, wrong for many
-    /// sessions side by side.
-    pub pin: bool,
-}
-
-impl CpuOptions {
-    /// One thread for each core that this process may use.
-    pub fn all_cores() -> Self {
-        CpuOptions { threads: std::thread::available_parallelism().map_or(1, usize::from), pin: true }
-    }
-}
 
 /// The CPU backend.
 pub struct Cpu {
