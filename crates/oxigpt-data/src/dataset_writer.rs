@@ -3,6 +3,8 @@
 //! leaves what was there before, and one during it leaves a directory that says it is incomplete. All of this happens
 //! under a lock: of several who write to one place, one comes after the other.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 
@@ -12,26 +14,33 @@ use oxigpt_text::Tokenizer;
 use crate::dataset::{Dataset, found_shards, tokenizer_beside};
 use crate::error::{PrepareError, Result};
 use crate::manifest::{self, Manifest};
+use crate::meta;
+use crate::prepare::{Input, Place};
+use crate::shard::Shard;
 use crate::shard_writer::{sync_dir, write_atomically};
 
-/// That `out` holds no dataset in any layout.
-pub(crate) fn check_free(out: &Path) -> Result<()> {
+/// That `out` holds nothing but inputs of the preparation, and hidden files.
+pub(crate) fn check_free(out: &Path, inputs: &[Input]) -> Result<()> {
     let listed = Some(out.join(manifest::FILE_NAME)).filter(|path| path.exists());
-    match listed.or(found_shards(out)?.into_iter().flatten().next()) {
-        None => Ok(()),
-        Some(path) => {
-            let found = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Err(PrepareError::OutputExists { dir: out.into(), found }.into())
+    if let Some(path) = listed.or(found_shards(out)?.into_iter().flatten().next()) {
+        let found = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return Err(PrepareError::OutputExists { dir: out.into(), found }.into());
+    }
+    let root = fs::canonicalize(out)?;
+    let within = |input: &Input| {
+        let Place::File(path) = &input.place else { return None };
+        let path = fs::canonicalize(path).ok()?;
+        Some(path.strip_prefix(&root).ok()?.components().next()?.as_os_str().to_owned())
+    };
+    let used: HashSet<OsString> = inputs.iter().filter_map(within).collect();
+    for entry in fs::read_dir(out)? {
+        let entry = entry?.file_name();
+        let found = entry.to_string_lossy().into_owned();
+        if !found.starts_with('.') && !used.contains(&entry) {
+            return Err(PrepareError::OutputInUse { dir: out.into(), found }.into());
         }
     }
-}
-
-/// That no file stands in `out` where one of the tokenizer's is to go.
-pub(crate) fn check_names(out: &Path, tokenizer: &Tokenizer) -> Result<()> {
-    match tokenizer_files(tokenizer).into_iter().map(|(name, _)| out.join(name)).find(|path| path.exists()) {
-        Some(path) => Err(PrepareError::OutputFileExists { path }.into()),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// The tokenizer's files that a dataset holds: none for GPT-2's, which whoever reads a dataset has embedded.
@@ -60,7 +69,7 @@ pub(crate) fn complete(staging: &Path, tokenizer: &Tokenizer, manifest: &Manifes
 /// this was cut off, doing it again finishes it.
 pub(crate) fn publish(staging: &Path, out: &Path, manifest: &Manifest) -> Result<()> {
     if !holds(out, manifest) {
-        remove_old(out)?;
+        remove_old(out, manifest)?;
         let mut names = fs::read_dir(staging)?
             .map(|entry| Ok(entry?.file_name()))
             .collect::<std::io::Result<Vec<_>>>()?;
@@ -74,16 +83,25 @@ pub(crate) fn publish(staging: &Path, out: &Path, manifest: &Manifest) -> Result
     Ok(sync_dir(out)?)
 }
 
-/// Removes `dataset.json`, then the files that it accounts for. One that cannot be read accounts for none.
-fn remove_old(out: &Path) -> Result<()> {
+/// Removes the dataset that stands in `out`: `dataset.json` and the files that it accounts for (one that cannot be read
+/// accounts for none), or the shards of a layout that has none, with their `meta.pkl`. What the new one has under the same
+/// name may have been moved there already, and is replaced otherwise.
+fn remove_old(out: &Path, new: &Manifest) -> Result<()> {
     let path = out.join(manifest::FILE_NAME);
-    if !path.exists() {
-        return Ok(());
-    }
-    let old = Manifest::read(out).ok().flatten();
-    let files = old.map_or(Vec::new(), |old| files_of(out, &old));
-    fs::remove_file(&path)?;
-    for path in files.into_iter().map(|name| out.join(name)).filter(|path| path.exists()) {
+    let files = if path.exists() {
+        let old = Manifest::read(out).ok().flatten();
+        fs::remove_file(&path)?;
+        old.map_or(Vec::new(), |old| files_of(out, &old)).into_iter().map(|name| out.join(name)).collect()
+    } else {
+        let mut files: Vec<_> = found_shards(out).unwrap_or_default().into_iter().flatten().collect();
+        let shards = || new.train.shards.iter().chain(&new.val.shards);
+        files.retain(|path| shards().all(|shard| !path.ends_with(&shard.file)));
+        // What only has such a name stays.
+        files.retain(|path| Shard::open(path).is_ok());
+        files.extend((!files.is_empty()).then(|| out.join(meta::FILE_NAME)));
+        files
+    };
+    for path in files.iter().filter(|path| path.exists()) {
         fs::remove_file(path)?;
     }
     Ok(())

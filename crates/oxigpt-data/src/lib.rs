@@ -25,8 +25,8 @@ pub use loader::{DataOrder, EvalWindows, Loader, eval_windows, spread_windows};
 pub use manifest::{InputInfo, Manifest, ShardInfo, SplitInfo, TokenizerInfo};
 pub use prepare::{
     EndOfText, Fetch, FetchError, Format, Holdout, Input, Learned, Place, PrepareOptions, Progress, Source,
-    Stage, TokenizerKind, Watch, prepare, prepare_stories, prepare_text, tokenizer_paths, train_tokenizer,
-    write_tokenizer,
+    Stage, TokenizerKind, Watch, prepare, prepare_stories, prepare_text, read_text, tokenizer_paths,
+    train_tokenizer, write_tokenizer,
 };
 pub use shard::{Shard, TokenWidth};
 pub use shard_writer::write_shard;

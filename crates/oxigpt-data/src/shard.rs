@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Result, ShardError};
@@ -21,7 +22,7 @@ pub(crate) const HEADER_BYTES: usize = 1024;
 const SCAN: usize = 1 << 16;
 
 /// How many bytes a token takes on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TokenWidth {
     /// Two bytes, for vocabularies of up to 65,536 tokens.
     U16,

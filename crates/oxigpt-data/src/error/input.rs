@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use oxigpt_text::Error as TextError;
 
+/// What is wrong with a gzip file that goes on behind its end.
+pub(crate) const GARBAGE: &str = "something else follows its end";
+
 /// An error about a text to prepare.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
@@ -34,6 +37,14 @@ pub enum InputError {
         /// The input.
         path: PathBuf,
     },
+    /// A file is known not to be text.
+    #[error("{path} is not text: it is {format}")]
+    OtherFormat {
+        /// The input.
+        path: PathBuf,
+        /// What it is.
+        format: &'static str,
+    },
     /// A text holds nothing.
     #[error("{path} is empty")]
     EmptyInput {
@@ -41,10 +52,12 @@ pub enum InputError {
         path: PathBuf,
     },
     /// A text is not UTF-8.
-    #[error("{path} is not UTF-8 text: byte {offset} (0x{byte:02x}) does not belong there")]
+    #[error("{path} is not UTF-8 text: byte {offset} (0x{byte:02x}), in line {line}, does not belong there")]
     NotUtf8 {
         /// The input.
         path: PathBuf,
+        /// The line, from 1.
+        line: u64,
         /// Offset of the first byte that does not belong.
         offset: u64,
         /// That byte.
@@ -80,6 +93,12 @@ pub enum InputError {
         /// The line, from 1.
         line: u64,
     },
+    /// A file is JSON, but not in lines.
+    #[error("{path} is one JSON array, not a JSON object on each line")]
+    JsonArray {
+        /// The input.
+        path: PathBuf,
+    },
     /// A line is not a JSON object with a string in the field.
     #[error("{path}, line {line}, column {column}: {problem}")]
     Json {
@@ -113,6 +132,16 @@ pub enum InputError {
         group: Option<usize>,
         /// What is wrong.
         problem: String,
+    },
+    /// A Parquet column is compressed in a way that we cannot undo.
+    #[error("{path}: column `{column}` is compressed with {codec}, which cannot be read")]
+    Codec {
+        /// The input.
+        path: PathBuf,
+        /// The column.
+        column: String,
+        /// With what.
+        codec: &'static str,
     },
     /// A Parquet file lacks the column.
     #[error("{path} has no column `{column}`; it has {}", list(found))]
@@ -196,6 +225,12 @@ impl InputError {
             E::InputIsDirectory { .. } => "name the text files themselves, e.g. --input DIR/*.txt",
             E::InputNotFile { .. } => "save the text to a file first",
             E::Utf16 { .. } => "convert it first: `iconv -f UTF-16 -t UTF-8 FILE > FILE.utf8`",
+            E::OtherFormat { format: "Parquet", .. } => {
+                "prepare it with `oxigpt prepare parquet`; to learn a tokenizer from it, name its --column"
+            }
+            E::OtherFormat { .. } => "turn it into text first; gzip and zstd alone are undone here",
+            E::JsonArray { .. } => "make lines of it: `jq -c '.[]' FILE > FILE.jsonl`",
+            E::Codec { .. } => "write the file again, compressed with zstd, snappy, gzip, lz4, or not at all",
             E::EmptyInput { .. } => "leave it out, or check that it was saved",
             E::NotUtf8 { .. } => {
                 "convert it first, e.g. `iconv -f LATIN1 -t UTF-8 FILE > FILE.utf8`, or check that it is text at all"
@@ -210,6 +245,9 @@ impl InputError {
             E::MissingField { .. } => "name the field that holds the text with --field",
             E::MissingColumn { .. } | E::ColumnType { .. } => {
                 "name the column that holds the text with --column"
+            }
+            E::Compressed { problem, .. } if problem == GARBAGE => {
+                "`gzip -dc FILE > TEXT` unpacks what comes before it"
             }
             E::Parquet { .. } | E::Compressed { .. } => {
                 "the file was cut off or damaged; copy or fetch it again"

@@ -2,7 +2,7 @@
 //! and what to do about it: an enum for each concern, and [`Error`], which is any of them.
 
 mod dataset;
-mod input;
+pub(crate) mod input;
 mod prepare;
 mod shard;
 mod window;
@@ -31,6 +31,9 @@ pub enum Error {
     /// A tokenizer could not be built, or not encode the text.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// So many threads make no sense.
+    #[error(transparent)]
+    Threads(#[from] oxigpt_compute::Error),
     /// A file of tokens.
     #[error(transparent)]
     Shard(#[from] ShardError),
@@ -60,6 +63,7 @@ impl Error {
         match self {
             Error::Io(error) => io_hint(error),
             Error::Text(error) => error.hint(),
+            Error::Threads(error) => error.hint(),
             Error::Shard(error) => error.hint(),
             Error::Dataset(error) => error.hint(),
             Error::Window(error) => error.hint(),

@@ -23,6 +23,12 @@ pub enum PrepareError {
         /// The input.
         name: String,
     },
+    /// What has been made is not what it was.
+    #[error("{path} is damaged: it is not what the interrupted preparation wrote")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// All text went to one side.
     #[error("there is nothing for the {split} split")]
     NothingFor {
@@ -52,6 +58,14 @@ pub enum PrepareError {
         /// The file that shows it.
         found: String,
     },
+    /// The output directory holds what is no dataset.
+    #[error("{dir} holds other things ({found}) and no dataset")]
+    OutputInUse {
+        /// The output directory.
+        dir: PathBuf,
+        /// One of them.
+        found: String,
+    },
     /// A file stands where one is to be written.
     #[error("{path} already exists and would be overwritten")]
     OutputFileExists {
@@ -64,9 +78,15 @@ pub enum PrepareError {
         /// The output directory.
         dir: PathBuf,
     },
-    /// The output directory's name is taken by a file.
+    /// The output directory's name is taken by a file or a device.
     #[error("{path} is a file; a dataset needs a directory")]
     OutputIsFile {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The output directory's name is taken by a link that leads nowhere.
+    #[error("{path} is a link to something that is not there")]
+    OutputIsDeadLink {
         /// The output.
         path: PathBuf,
     },
@@ -77,7 +97,7 @@ pub enum PrepareError {
         value: f64,
     },
     /// One of the two parts is empty.
-    #[error("val_fraction {value:?} of {chars} characters leaves the {split} split empty")]
+    #[error("val_fraction {value:?} of {} leaves the {split} split empty", characters(*chars))]
     EmptySplit {
         /// The fraction.
         value: f64,
@@ -100,7 +120,9 @@ impl PrepareError {
                 "repeat the command that began it to go on with it, or begin anew with --force"
             }
             E::InputChanged { .. } => "put the file back as it was, or begin anew with --force",
-            E::NothingFor { .. } => "use more text, a larger val_fraction, or smaller shards",
+            E::Damaged { .. } => "begin anew with --force",
+            E::NothingFor { split: "train" } => "use more text, a smaller val_fraction, or smaller shards",
+            E::NothingFor { .. } => "use more text, or a larger val_fraction",
             E::TailOfRecords => "use val_fraction with a seed, or the first shard",
             E::ShardTokens { .. } => "use a number from 1 to 2147483647, such as 100000000",
             E::UnknownEndOfText { .. } => "use one of: before, after, between, none",
@@ -109,10 +131,19 @@ impl PrepareError {
                 "choose another directory with --out, or overwrite the file with --force"
             }
             E::Busy { .. } => "let it end, or choose another directory",
+            E::OutputInUse { .. } => {
+                "choose a directory of its own, or put the dataset there all the same with --force"
+            }
             E::OutputIsFile { .. } => "choose another output directory",
+            E::OutputIsDeadLink { .. } => "remove the link, or make the directory that it leads to",
             E::ValFraction { .. } => "use 0.1 to keep a tenth for validation",
-            E::EmptySplit { .. } => "use more text, or another val_fraction",
+            E::EmptySplit { split: "train", .. } => "use more text, or a smaller val_fraction",
+            E::EmptySplit { .. } => "use more text, or a larger val_fraction",
         };
         Some(hint.to_owned())
     }
+}
+
+fn characters(count: u64) -> String {
+    if count == 1 { "1 character".into() } else { format!("{count} characters") }
 }

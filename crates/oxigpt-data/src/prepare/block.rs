@@ -25,7 +25,7 @@ pub(crate) struct Position {
     pub(crate) input: usize,
     /// Bytes of its text, or rows of it, that are done.
     pub(crate) offset: u64,
-    /// Lines of it that are done, where it is made of lines.
+    /// Lines of it that are done, where it is text.
     pub(crate) lines: u64,
     /// Characters of all inputs that are done, where they are counted.
     pub(crate) chars: u64,
@@ -46,12 +46,17 @@ pub(crate) struct Block {
 
 /// The content of a block.
 pub(crate) enum Content {
-    /// A piece of a text that is one document.
-    Piece { bytes: Vec<u8>, offset: u64, starts: bool, ends: bool, split: Option<Split> },
+    /// A piece of a text that is one document, and where it begins.
+    Piece { bytes: Vec<u8>, before: Position, starts: bool, ends: bool, split: Option<Split> },
     /// Whole lines, each a JSON object; how many came before.
     Lines { bytes: Vec<u8>, lines_before: u64 },
     /// Values of a Parquet column; the number of rows before the first.
     Rows { values: Vec<Option<ByteArray>>, rows_before: u64 },
+}
+
+/// Line ends in a piece of text.
+pub(crate) fn count_lines(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 /// A document, or a piece of one.
@@ -94,10 +99,12 @@ impl Block {
                 }
                 Ok(())
             }
-            (Content::Piece { bytes, offset, starts, ends, split }, _) => {
+            (Content::Piece { bytes, before, starts, ends, split }, _) => {
+                let Position { offset, lines, .. } = before;
                 let text = str::from_utf8(bytes).map_err(|error| InputError::NotUtf8 {
                     path: self.path.to_path_buf(),
                     offset: offset + error.valid_up_to() as u64,
+                    line: 1 + lines + count_lines(&bytes[..error.valid_up_to()]),
                     byte: bytes[error.valid_up_to()],
                 })?;
                 visit(Document { text, starts: *starts, ends: *ends, split: *split })

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::block::{BYTE_ORDER_MARK, Block, Content, PIECE, Position};
+use super::block::{BYTE_ORDER_MARK, Block, Content, PIECE, Position, count_lines};
 use super::choose::Chooser;
 use super::open::{Stream, locate};
 use super::pipeline::Emit;
@@ -70,7 +70,7 @@ impl Cutter<'_> {
             let mut end = if ended { buffer.len() } else { self.cut(&mut stream, &mut buffer)? };
             let split = at.split.unwrap_or_else(|| self.chooser.split_of(&buffer[..end], input, at.chars));
             at.split = Some(split);
-            let offset = at.offset;
+            let before = at;
             if let Chooser::Tail { train_chars } = self.chooser {
                 let left = Some(train_chars.saturating_sub(at.chars)).filter(|&left| left > 0);
                 let (bytes, chars) = first_chars(&buffer[..end], left.unwrap_or(u64::MAX));
@@ -80,8 +80,9 @@ impl Cutter<'_> {
             }
             let rest = buffer.split_off(end);
             at.offset += end as u64;
+            at.lines += count_lines(&buffer);
             let ends = ended && rest.is_empty();
-            let content = Content::Piece { bytes: buffer, offset, starts, ends, split: Some(split) };
+            let content = Content::Piece { bytes: buffer, before, starts, ends, split: Some(split) };
             emit(Block { path: stream.path.clone(), content, next: at, read: stream.bytes_read() })?;
             if ends {
                 return Ok(at);
@@ -115,7 +116,10 @@ fn lines(mut stream: Stream, mut at: Position, emit: Emit<'_, Block>) -> Result<
     loop {
         let ended = stream.fill(&mut buffer, want)?;
         if at.offset == 0 {
-            check_start(&stream.path, &buffer)?;
+            let mark = check_start(&stream.path, &buffer)?;
+            if buffer[mark..].trim_ascii_start().starts_with(b"[") {
+                return Err(InputError::JsonArray { path: stream.path.to_path_buf() }.into());
+            }
         }
         let end = if ended {
             buffer.len()
@@ -129,7 +133,7 @@ fn lines(mut stream: Stream, mut at: Position, emit: Emit<'_, Block>) -> Result<
         };
         let rest = buffer.split_off(end);
         let lines_before = at.lines;
-        at.lines += buffer.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        at.lines += count_lines(&buffer);
         at.offset += end as u64;
         let content = Content::Lines { bytes: buffer, lines_before };
         emit(Block { path: stream.path.clone(), content, next: at, read: stream.bytes_read() })?;
@@ -140,10 +144,22 @@ fn lines(mut stream: Stream, mut at: Position, emit: Emit<'_, Block>) -> Result<
     }
 }
 
-/// Refuses what is empty or UTF-16; returns the length of a byte order mark.
+/// How files begin that are no text, and what they are.
+const FORMATS: [(&[u8], &str); 5] = [
+    (b"PAR1", "Parquet"),
+    (b"\xfd7zXZ\0", "compressed with xz"),
+    (b"BZh", "compressed with bzip2"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"%PDF-", "PDF"),
+];
+
+/// Refuses what is empty, UTF-16 or of a format that is no text; returns the length of a byte order mark.
 fn check_start(path: &Arc<Path>, buffer: &[u8]) -> Result<usize> {
     if buffer.starts_with(b"\xff\xfe") || buffer.starts_with(b"\xfe\xff") {
         return Err(InputError::Utf16 { path: path.to_path_buf() }.into());
+    }
+    if let Some((_, format)) = FORMATS.iter().find(|(start, _)| buffer.starts_with(start)) {
+        return Err(InputError::OtherFormat { path: path.to_path_buf(), format }.into());
     }
     let mark = if buffer.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     if buffer.len() == mark {

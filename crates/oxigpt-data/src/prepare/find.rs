@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use super::inputs::is_piped;
 use super::source::{Format, Input, Place, Source};
 use crate::error::{InputError, Result};
 
@@ -46,7 +47,10 @@ impl Source {
             } else if !name.exists() && text.contains(['*', '?', '[']) {
                 inputs.extend(matching(&format, &text)?);
             } else {
-                inputs.push(Input::file(name));
+                let input = Input::file(name);
+                // A pipe that a shell has made has a name that only says where it is.
+                let name = if is_piped(&input) { text.into_owned() } else { input.name.clone() };
+                inputs.push(Input { name, ..input });
             }
         }
         Ok(Source { format, inputs })

@@ -1,7 +1,7 @@
 //! What a preparation needs to go on where it stopped: how far it is, and what its inputs were. It stands in the staging
 //! directory and is replaced after all that it speaks of is safe on the disk.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -12,6 +12,7 @@ use super::block::Position;
 use super::source::Input;
 use crate::error::{PrepareError, Result};
 use crate::manifest::ShardInfo;
+use crate::shard::TokenWidth;
 use crate::shard_writer::write_atomically;
 
 /// The name of the file.
@@ -35,11 +36,14 @@ pub(crate) struct Mark {
 pub(crate) struct Journal {
     /// What was asked for, so that nothing else goes on from here.
     pub(crate) request: String,
+    pub(crate) width: TokenWidth,
     pub(crate) mark: Mark,
     /// The last mark between two inputs.
     pub(crate) whole: Mark,
     /// The full shards.
     pub(crate) shards: [Vec<ShardInfo>; 2],
+    /// SHA-256 of the shards that are not, up to the mark.
+    pub(crate) open: [String; 2],
     /// The inputs that have been used.
     pub(crate) inputs: Vec<Option<InputState>>,
 }
@@ -82,6 +86,14 @@ impl Journal {
     pub(crate) fn write(&self, staging: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).expect("plain data has no way to fail");
         Ok(write_atomically(&staging.join(JOURNAL), |file| file.write_all(&bytes))?)
+    }
+
+    /// Removes the journal in a staging directory, if there is one: there is nothing to go on from.
+    pub(crate) fn remove(staging: &Path) -> Result<()> {
+        match fs::remove_file(staging.join(JOURNAL)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// That no input that has been used is another one now.

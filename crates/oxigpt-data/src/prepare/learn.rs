@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use oxigpt_compute::cpu;
 use oxigpt_text::{Tokenizer, TokenizerTrainer};
 
 use super::block::Position;
@@ -14,7 +15,7 @@ use super::extent::Extent;
 use super::inputs::check_inputs;
 use super::pipeline::in_order;
 use super::source::Source;
-use super::{Progress, Stage, Watch, run};
+use super::{Progress, Stage, Watch};
 use crate::error::{Error, PrepareError, Result};
 use crate::shard_writer::write_atomically;
 
@@ -52,12 +53,13 @@ pub fn train_tokenizer(
 ) -> Result<Learned> {
     let new = || TokenizerTrainer::new(vocab_size, &[END_OF_TEXT]);
     let mut trainer = new()?;
+    let threads = cpu::threads(threads)?;
     check_inputs(&source.inputs)?;
     let extent = Extent::of(&source.inputs);
     let cutter = Cutter { source, chooser: Chooser::All, opened: &|_, _| Ok(()) };
     let (mut bytes, mut documents) = (0, 0);
     in_order(
-        run::threads(threads),
+        threads,
         |emit| cutter.run(Position::default(), emit),
         |block| {
             let (mut trainer, mut bytes, mut documents) = (new()?, 0, 0);

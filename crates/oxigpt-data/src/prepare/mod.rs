@@ -23,6 +23,7 @@ mod find;
 mod inputs;
 mod journal;
 mod learn;
+mod left;
 mod open;
 mod pipeline;
 mod rows;
@@ -34,13 +35,14 @@ mod tokenizer;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use oxigpt_compute::cpu::threads;
+
 pub use choose::Holdout;
 pub use encode::EndOfText;
 pub use learn::{Learned, tokenizer_paths, train_tokenizer, write_tokenizer};
 pub use source::{Fetch, FetchError, Format, Input, Place, Source};
 pub use tokenizer::TokenizerKind;
 
-use crate::dataset_writer::check_free;
 use crate::error::{PrepareError, Result};
 use crate::manifest::Manifest;
 use crate::stories::{DEFAULT_STORIES_BYTES, DEFAULT_STORIES_SEED, stories};
@@ -85,6 +87,8 @@ impl Default for PrepareOptions {
 /// What a preparation is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Comparing what an interrupted preparation has left with its checksums.
+    Check,
     /// Counting characters of the inputs, or their words.
     Read,
     /// Turning text into tokens.
@@ -95,7 +99,7 @@ pub enum Stage {
     Merge,
 }
 
-/// How far a preparation is, in bytes of its inputs as they are on the disk.
+/// How far a preparation is, in bytes of its inputs as they are on the disk; of what is left, for [`Stage::Check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// What it is doing.
@@ -120,7 +124,8 @@ pub type Watch<'a> = &'a mut dyn FnMut(Progress) -> ControlFlow<()>;
 /// `out`; if the disk is full; if an option is out of range, or leaves a split empty; if whoever watches stops it. What
 /// has been done of whole inputs is kept in `out`, in a hidden directory, and nothing else in `out` has changed.
 pub fn prepare(source: &Source, out: &Path, options: &PrepareOptions, watch: Watch<'_>) -> Result<Manifest> {
-    check_options(source, out, options)?;
+    check_options(source, options)?;
+    check_out(out)?;
     run::run(source, out, options, watch)
 }
 
@@ -141,6 +146,23 @@ pub fn prepare_text(
     })
 }
 
+/// The text of all documents of a source, one behind the other, in memory.
+///
+/// # Errors
+/// If an input is missing, empty, or not what its format says.
+pub fn read_text(source: &Source) -> Result<String> {
+    inputs::check_inputs(&source.inputs)?;
+    let mut text = String::new();
+    let cutter = blocks::Cutter { source, chooser: choose::Chooser::All, opened: &|_, _| Ok(()) };
+    cutter.run(block::Position::default(), &mut |block| {
+        block.documents(&source.format, &mut |document| {
+            text.push_str(document.text);
+            Ok(())
+        })
+    })?;
+    Ok(text)
+}
+
 /// Prepares the embedded default corpus as a dataset of characters in the directory `out`. Where `out` holds it already,
 /// undamaged, `force` leaves it as it is, so that several processes may do this at once.
 ///
@@ -156,7 +178,7 @@ pub fn prepare_stories(out: &Path, force: bool) -> Result<Manifest> {
     prepare(&source, out, &options, &mut |_| ControlFlow::Continue(()))
 }
 
-fn check_options(source: &Source, out: &Path, options: &PrepareOptions) -> Result<()> {
+fn check_options(source: &Source, options: &PrepareOptions) -> Result<()> {
     let value = options.val_fraction;
     // Written so that NaN fails as well.
     if !(value > 0.0 && value < 1.0) {
@@ -168,11 +190,15 @@ fn check_options(source: &Source, out: &Path, options: &PrepareOptions) -> Resul
     if options.shard_tokens == 0 || i32::try_from(options.shard_tokens).is_err() {
         return Err(PrepareError::ShardTokens { found: options.shard_tokens }.into());
     }
-    if out.is_file() {
-        return Err(PrepareError::OutputIsFile { path: out.into() }.into());
+    Ok(threads(options.threads).map(drop)?)
+}
+
+/// That what a directory is to be is nothing else.
+fn check_out(out: &Path) -> Result<()> {
+    let stands = out.symlink_metadata().is_ok();
+    match (stands, out.is_dir(), out.exists()) {
+        (true, false, true) => Err(PrepareError::OutputIsFile { path: out.into() }.into()),
+        (true, false, false) => Err(PrepareError::OutputIsDeadLink { path: out.into() }.into()),
+        _ => Ok(()),
     }
-    if options.force || !out.is_dir() {
-        return Ok(());
-    }
-    check_free(out)
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use fs_err as fs;
 
 use super::source::{Input, Place};
+use crate::error::input::GARBAGE;
 use crate::error::{Error, InputError, Result};
 
 const GZIP: &[u8] = b"\x1f\x8b";
@@ -20,6 +21,8 @@ pub(crate) struct Stream {
     pub(crate) path: Arc<Path>,
     inner: Box<dyn Read>,
     compression: Option<&'static str>,
+    /// Whether some of the text has been read.
+    has_text: bool,
     /// Bytes of the file that have been read.
     read: Arc<AtomicU64>,
 }
@@ -46,7 +49,7 @@ impl Stream {
             }
             (None, _) => decompress(io::stdin(), &read)?,
         };
-        let mut stream = Stream { path: name, inner, compression, read };
+        let mut stream = Stream { path: name, inner, compression, has_text: offset > 0, read };
         if stream.compression.is_some() {
             let skipped = io::copy(&mut stream.inner.by_ref().take(offset), &mut io::sink());
             skipped.map_err(|error| stream.explain(error))?;
@@ -61,17 +64,26 @@ impl Stream {
 
     /// Reads until `buffer` holds `len` bytes; fewer where the text ends, which is then said.
     pub(crate) fn fill(&mut self, buffer: &mut Vec<u8>, len: usize) -> Result<bool> {
-        let missing = len.saturating_sub(buffer.len());
+        let before = buffer.len();
+        let missing = len.saturating_sub(before);
         let read = self.inner.by_ref().take(missing as u64).read_to_end(buffer);
+        self.has_text |= buffer.len() > before;
         read.map(|read| read < missing).map_err(|error| self.explain(error))
     }
 
     fn explain(&self, error: io::Error) -> Error {
         match self.compression {
             Some(kind) => {
-                let cut_off = error.kind() == io::ErrorKind::UnexpectedEof;
-                let problem = if cut_off { "it ends too early".into() } else { error.to_string() };
+                let problem = match error.kind() {
+                    io::ErrorKind::UnexpectedEof => "it ends too early".into(),
+                    // gzip allows another header behind its text, and nothing else.
+                    _ if self.has_text && error.to_string().contains("gzip header") => GARBAGE.into(),
+                    _ => error.to_string(),
+                };
                 Error::from(InputError::Compressed { path: self.path.to_path_buf(), kind, problem })
+            }
+            None if error.kind() == io::ErrorKind::IsADirectory => {
+                Error::from(InputError::InputIsDirectory { path: self.path.to_path_buf() })
             }
             None => Error::Io(error),
         }

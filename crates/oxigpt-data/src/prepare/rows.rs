@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fs_err as fs;
-use parquet::basic::Type;
+use parquet::basic::{Compression, Type};
 use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::block::{Block, Content, PIECE, Position};
@@ -34,6 +35,7 @@ pub(crate) fn read(path: &Path, mut at: Position, column: &str, emit: Emit<'_, B
     for group in 0..reader.num_row_groups() {
         let metadata = reader.metadata().row_group(group);
         let end = first + metadata.num_rows().max(0) as u64;
+        check_codec(path, metadata.column(index), column)?;
         let average =
             metadata.column(index).uncompressed_size() as usize / metadata.num_rows().max(1) as usize;
         if at.offset < end {
@@ -54,6 +56,16 @@ pub(crate) fn read(path: &Path, mut at: Position, column: &str, emit: Emit<'_, B
         first = end;
     }
     Ok(at)
+}
+
+/// That the library was built to undo the compression.
+fn check_codec(path: &Path, metadata: &ColumnChunkMetaData, column: &str) -> Result<()> {
+    let codec = match metadata.compression() {
+        Compression::BROTLI(_) => "Brotli",
+        Compression::LZO => "LZO",
+        _ => return Ok(()),
+    };
+    Err(InputError::Codec { path: path.into(), column: column.into(), codec }.into())
 }
 
 fn broken(path: &Path, group: Option<usize>, error: ParquetError) -> Error {

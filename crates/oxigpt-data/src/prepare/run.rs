@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use fs_err as fs;
+use oxigpt_compute::cpu::threads;
 use oxigpt_text::Tokenizer;
 
 use super::block::Position;
@@ -16,15 +17,16 @@ use super::blocks::Cutter;
 use super::choose::{Chooser, Holdout};
 use super::encode::{Counted, Encoded, Encoder, EndOfText, check_splits, count};
 use super::extent::Extent;
-use super::inputs::{check_inputs, is_piped, saved_pipes};
+use super::inputs::{check_inputs, saved_pipes};
 use super::journal::{InputState, Journal, Mark};
+use super::left::{Left, Part, left, request};
 use super::open::locate;
 use super::pipeline::in_order;
-use super::source::{Input, Place, Source};
+use super::source::{Place, Source};
 use super::staged::{Staged, sha256_of};
 use super::{PrepareOptions, Progress, Stage, Watch};
 use crate::dataset::{STAGING, Split};
-use crate::dataset_writer::{check_free, check_names, complete, publish};
+use crate::dataset_writer::{check_free, complete, publish};
 use crate::error::{Error, PrepareError, Result};
 use crate::lock::DirLock;
 use crate::manifest::{InputInfo, Manifest, TokenizerInfo};
@@ -53,20 +55,23 @@ pub(crate) fn run(
 
 fn run_locked(source: &Source, out: &Path, options: &PrepareOptions, watch: Watch<'_>) -> Result<Manifest> {
     let patience = if options.force { PATIENCE_WITH_FORCE } else { PATIENCE };
+    let known = options.tokenizer.load()?;
+    let request = request(source, options, known.as_ref());
     let _lock = DirLock::acquire(out, patience)?;
     let staging = out.join(STAGING);
-    let request = request(source, options);
-    let journal = begun(&staging, &source.inputs, &request, options.force)?;
-    let whole = if journal.is_some() { Manifest::read(&staging)? } else { None };
-    if let Some(manifest) = whole {
-        publish(&staging, out, &manifest)?;
-        return Ok(manifest);
-    }
+    let part = match left(&staging, source, options, &request, watch)? {
+        Left::Whole(manifest) => {
+            publish(&staging, out, &manifest)?;
+            return Ok(manifest);
+        }
+        Left::Part(part) => Some(part),
+        Left::Nothing => None,
+    };
     if !options.force {
-        check_free(out)?;
+        check_free(out, &source.inputs)?;
     }
     fs::create_dir_all(&staging)?;
-    let prepared = stage(source, out, options, request, journal, watch);
+    let prepared = stage(source, &staging, options, known, request, part, watch);
     match &prepared {
         Ok(manifest) => publish(&staging, out, manifest)?,
         // What can be gone on with stays; of two errors, the one that matters is the one we have.
@@ -76,67 +81,27 @@ fn run_locked(source: &Source, out: &Path, options: &PrepareOptions, watch: Watc
     prepared
 }
 
-/// All that the tokens depend on but the content of the inputs.
-fn request(source: &Source, options: &PrepareOptions) -> String {
-    let names: Vec<&str> = source.inputs.iter().map(|input| input.name.as_str()).collect();
-    let PrepareOptions { tokenizer, end_of_text, holdout, val_fraction, shard_tokens, .. } = options;
-    let version = env!("CARGO_PKG_VERSION");
-    let format = &source.format;
-    format!(
-        "{version} {format:?} {tokenizer} {end_of_text} {holdout:?} {val_fraction:?} {shard_tokens} {names:?}"
-    )
-}
-
-/// The journal to go on from. What cannot be gone on with is refused, or removed with `force`.
-fn begun(staging: &Path, inputs: &[Input], request: &str, force: bool) -> Result<Option<Journal>> {
-    let found = match Journal::read(staging) {
-        None => Ok(None),
-        Some(journal) if journal.request != request => {
-            Err(PrepareError::OtherPreparation { dir: staging.parent().unwrap_or(staging).into() }.into())
-        }
-        // What came through a pipe is gone.
-        Some(_) if inputs.iter().any(is_piped) => Ok(None),
-        Some(journal) => journal.check(inputs).map(|()| Some(journal)),
-    };
-    match found {
-        Err(error) if !force => return Err(error),
-        Ok(Some(journal)) => return Ok(Some(journal)),
-        _ => {}
-    }
-    if staging.exists() {
-        fs::remove_dir_all(staging)?;
-    }
-    Ok(None)
-}
-
 /// Makes all files of the dataset in the staging directory.
 fn stage(
     source: &Source,
-    out: &Path,
+    staging: &Path,
     options: &PrepareOptions,
+    known: Option<Tokenizer>,
     request: String,
-    journal: Option<Journal>,
+    part: Option<Part>,
     watch: Watch<'_>,
 ) -> Result<Manifest> {
-    let staging = out.join(STAGING);
-    let source = &Source { inputs: saved_pipes(&source.inputs, &staging)?, ..source.clone() };
-    let known = options.tokenizer.load()?;
-    let journal = journal.unwrap_or_else(|| Journal {
-        request,
-        mark: Mark::default(),
-        whole: Mark::default(),
-        shards: [Vec::new(), Vec::new()],
-        inputs: vec![None; source.inputs.len()],
-    });
+    let source = &Source { inputs: saved_pipes(&source.inputs, staging, watch)?, ..source.clone() };
     let reads_twice = known.is_none() || options.holdout == Holdout::Tail;
+    let inputs = part.as_ref().map_or_else(|| vec![None; source.inputs.len()], |part| part.inputs.clone());
     let run = Run {
         source,
         options,
         extent: Extent::of(&source.inputs),
-        inputs: Mutex::new(journal.inputs.clone()),
-        staging: &staging,
+        inputs: Mutex::new(inputs),
+        staging,
         stop: AtomicBool::new(false),
-        threads: threads(options.threads),
+        threads: threads(options.threads)?,
         reads_twice,
     };
     let counted = if reads_twice { run.count(known.is_none(), watch)? } else { Counted::default() };
@@ -144,17 +109,16 @@ fn stage(
         Some(tokenizer) => tokenizer,
         None => Tokenizer::chars_of(&counted.alphabet.into_iter().collect::<String>())?,
     };
-    if !options.force {
-        check_names(out, &tokenizer)?;
-    }
+    let width = TokenWidth::for_vocab(tokenizer.vocab_size());
+    let (staged, whole) = match part {
+        Some(Part { staged, whole, .. }) => (staged, whole),
+        None => (Staged::new(staging, width, options.shard_tokens as u64), Mark::default()),
+    };
     let chooser = chooser(options, counted.chars)?;
-    let manifest = run.encode(&tokenizer, chooser, journal, watch)?;
-    complete(&staging, &tokenizer, &manifest)?;
+    let manifest =
+        run.encode(&tokenizer, chooser, Writer::new(&tokenizer, options, staged, whole, request), watch)?;
+    complete(staging, &tokenizer, &manifest)?;
     Ok(manifest)
-}
-
-pub(crate) fn threads(wanted: usize) -> usize {
-    if wanted > 0 { wanted } else { thread::available_parallelism().map_or(1, usize::from) }
 }
 
 fn chooser(options: &PrepareOptions, chars: u64) -> Result<Chooser> {
@@ -238,30 +202,18 @@ impl Run<'_> {
         &self,
         tokenizer: &Tokenizer,
         chooser: Chooser,
-        journal: Journal,
+        mut writer: Writer,
         watch: Watch<'_>,
     ) -> Result<Manifest> {
-        let Journal { request, mark, whole, shards, .. } = journal;
-        let width = TokenWidth::for_vocab(tokenizer.vocab_size());
-        let shard_tokens = self.options.shard_tokens as u64;
         let end_of_text = self.options.end_of_text;
         let encoder = Encoder { source: self.source, tokenizer, chooser, end_of_text };
-        let mut writer = Writer {
-            staged: Staged::resume(self.staging, width, shard_tokens, mark, shards)?,
-            between: tokenizer.end_of_text().filter(|_| end_of_text == EndOfText::Between),
-            first_shard: self.options.holdout == Holdout::FirstShard,
-            done: mark,
-            whole,
-            request,
-            released: 0,
-        };
         let encoded = self.encode_rest(&encoder, &mut writer, watch);
         if let Err(error) = encoded {
             // Where an input is to blame, it will have to change: what has been done of it is of no use.
             let is_input = !matches!(error, Error::Interrupted | Error::Fetch(_) | Error::Io(_));
             let mark = if is_input { writer.whole } else { writer.done };
             // Of two errors, the one that matters is the one we have.
-            let _ = writer.staged.cut_off(mark).and_then(|()| self.save(&mut writer, mark));
+            let _ = writer.staged.back_to(mark).and_then(|()| self.save(&mut writer, mark));
             return Err(error);
         }
         let mark = writer.done;
@@ -311,20 +263,23 @@ impl Run<'_> {
             Ok(())
         };
         let cutter = Cutter { source: self.source, chooser: encoder.chooser, opened: &opened };
-        let (from, mut since_saved) = (writer.done.at, 0);
+        let (from, mut since_saved, mut read) = (writer.done.at, 0, 0);
         in_order(
             self.threads,
             |emit| cutter.run(from, emit),
             |block| encoder.encode(&block),
             |encoded| {
                 since_saved += encoded.bytes[0] + encoded.bytes[1];
-                writer.take(encoder, &encoded)?;
+                let at = writer.done.at;
+                let mut pause = || self.extent.show(watch, Stage::Encode, &at, read);
+                writer.take(encoder, &encoded, &mut pause)?;
                 if since_saved >= self.options.save_every {
                     since_saved = 0;
                     let mark = writer.done;
                     self.save(writer, mark)?;
                 }
-                self.extent.show(watch, Stage::Encode, &encoded.next, encoded.read)
+                read = encoded.read;
+                self.extent.show(watch, Stage::Encode, &encoded.next, read)
             },
         )
     }
@@ -332,7 +287,7 @@ impl Run<'_> {
     /// Makes everything up to a mark safe on the disk, and says so in the journal. If that is nothing, there is none.
     fn save(&self, writer: &mut Writer, mark: Mark) -> Result<()> {
         if mark.at == Position::default() {
-            return Ok(());
+            return Journal::remove(self.staging);
         }
         writer.staged.sync()?;
         let is_used = |index: usize| {
@@ -340,8 +295,17 @@ impl Run<'_> {
         };
         let inputs =
             self.inputs().iter().enumerate().map(|(i, state)| state.clone().filter(|_| is_used(i))).collect();
-        let (request, shards) = (writer.request.clone(), writer.staged.shards.clone());
-        Journal { request, mark, whole: writer.whole, shards, inputs }.write(self.staging)?;
+        let Writer { staged, request, whole, .. } = &*writer;
+        Journal {
+            request: request.clone(),
+            width: staged.width,
+            mark,
+            whole: *whole,
+            shards: staged.shards.clone(),
+            open: staged.checksums(),
+            inputs,
+        }
+        .write(self.staging)?;
         self.release(writer, mark.at.input);
         Ok(())
     }
@@ -435,8 +399,31 @@ struct Writer {
 }
 
 impl Writer {
-    /// Appends what a block has become.
-    fn take(&mut self, encoder: &Encoder, encoded: &Encoded) -> Result<()> {
+    fn new(
+        tokenizer: &Tokenizer,
+        options: &PrepareOptions,
+        staged: Staged,
+        whole: Mark,
+        request: String,
+    ) -> Writer {
+        Writer {
+            between: tokenizer.end_of_text().filter(|_| options.end_of_text == EndOfText::Between),
+            first_shard: options.holdout == Holdout::FirstShard,
+            done: staged.mark,
+            staged,
+            whole,
+            request,
+            released: 0,
+        }
+    }
+
+    /// Appends what a block has become. Where it fills a shard, `pause` may stop it.
+    fn take(
+        &mut self,
+        encoder: &Encoder,
+        encoded: &Encoded,
+        pause: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         for split in Split::BOTH {
             let (tokens, bytes) = (&encoded.tokens[split as usize][..], encoded.bytes[split as usize]);
             let is_first = self.staged.mark.tokens[split as usize] == 0;
@@ -445,10 +432,10 @@ impl Writer {
             if self.first_shard && self.staged.shards[Split::Val as usize].is_empty() {
                 let (head, tail) = tokens.split_at(tokens.len().min(self.staged.room(Split::Val) as usize));
                 let head_bytes = if tail.is_empty() { bytes } else { encoder.bytes_of(head).min(bytes) };
-                self.append(Split::Val, head, head_bytes)?;
-                self.append(Split::Train, tail, bytes - head_bytes)?;
+                self.append(Split::Val, head, head_bytes, pause)?;
+                self.append(Split::Train, tail, bytes - head_bytes, pause)?;
             } else {
-                self.append(split, tokens, bytes)?;
+                self.append(split, tokens, bytes, pause)?;
             }
         }
         let mark = &mut self.staged.mark;
@@ -462,8 +449,14 @@ impl Writer {
         Ok(())
     }
 
-    fn append(&mut self, split: Split, tokens: &[u32], bytes: u64) -> Result<()> {
+    fn append(
+        &mut self,
+        split: Split,
+        tokens: &[u32],
+        bytes: u64,
+        pause: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         self.staged.mark.bytes[split as usize] += bytes;
-        self.staged.append(split, tokens)
+        self.staged.append(split, tokens, pause)
     }
 }

@@ -1,6 +1,7 @@
 //! The shards of a preparation while they are made. Tokens are appended to files in the staging directory, so that a
-//! shard may be of any size; a file gets its header when it is full. What is in the files beyond the last saved mark is
-//! cut off when a preparation goes on.
+//! shard may be of any size; a file begins with the header that it has when it is full, and only the last of a split gets
+//! another. What is in the files beyond the last saved mark is cut off when a preparation goes on, and what is before it
+//! is compared with its checksums.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -8,9 +9,10 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use sha2::{Digest, Sha256};
 
-use super::journal::Mark;
+use super::journal::{Journal, Mark};
+use super::{Progress, Stage, Watch};
 use crate::dataset::Split;
-use crate::error::Result;
+use crate::error::{Error, PrepareError, Result};
 use crate::manifest::{ShardInfo, SplitInfo};
 use crate::shard::{HEADER_BYTES, TokenWidth, hex};
 use crate::shard_writer::{header, push_tokens};
@@ -18,44 +20,100 @@ use crate::shard_writer::{header, push_tokens};
 /// Two rows of shards under way.
 pub(crate) struct Staged {
     dir: PathBuf,
-    width: TokenWidth,
+    pub(crate) width: TokenWidth,
     shard_tokens: u64,
     pub(crate) mark: Mark,
+    /// The full shards.
     pub(crate) shards: [Vec<ShardInfo>; 2],
     /// The last shard of each split, if it is not full.
-    open: [Option<fs::File>; 2],
+    open: [Option<Open>; 2],
     bytes: Vec<u8>,
 }
 
+/// A shard that is not full.
+struct Open {
+    file: fs::File,
+    /// Has seen what is in the file.
+    hasher: Sha256,
+}
+
 impl Staged {
-    /// Goes on from a mark in a directory; the first `tokens / shard_tokens` of the shards are full.
+    /// No shards, in an empty directory.
+    pub(crate) fn new(dir: &Path, width: TokenWidth, shard_tokens: u64) -> Staged {
+        Staged {
+            dir: dir.into(),
+            width,
+            shard_tokens,
+            mark: Mark::default(),
+            shards: [Vec::new(), Vec::new()],
+            open: [None, None],
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Goes on from what a journal says, if the shards are still what it says.
     pub(crate) fn resume(
         dir: &Path,
-        width: TokenWidth,
         shard_tokens: u64,
-        mark: Mark,
-        mut shards: [Vec<ShardInfo>; 2],
+        journal: &Journal,
+        watch: Watch<'_>,
     ) -> Result<Staged> {
-        let mut open = [None, None];
+        let full = journal.shards.iter().flatten().map(|shard| (dir.join(&shard.file), shard));
+        verify(&full.collect::<Vec<_>>(), journal.width, watch)?;
+        let mut staged = Staged::new(dir, journal.width, shard_tokens);
+        staged.shards = journal.shards.clone();
+        staged.back_to(journal.mark)?;
+        let found = staged.checksums();
+        match Split::BOTH.into_iter().find(|&split| found[split as usize] != journal.open[split as usize]) {
+            None => Ok(staged),
+            Some(split) => Err(PrepareError::Damaged { path: staged.last(split) }.into()),
+        }
+    }
+
+    /// Goes back to how things were at a mark: what is beyond it is removed.
+    pub(crate) fn back_to(&mut self, mark: Mark) -> Result<()> {
         for split in Split::BOTH {
-            let tokens = mark.tokens[split as usize];
-            let full = tokens / shard_tokens;
-            shards[split as usize].truncate(full as usize);
-            let left = tokens % shard_tokens;
+            let (full, left) = (
+                mark.tokens[split as usize] / self.shard_tokens,
+                mark.tokens[split as usize] % self.shard_tokens,
+            );
+            self.shards[split as usize].truncate(full as usize);
             let mut extra = full + u64::from(left > 0);
-            while fs::remove_file(dir.join(name(split, extra))).is_ok() {
+            while fs::remove_file(self.dir.join(name(split, extra))).is_ok() {
                 extra += 1;
             }
-            if left > 0 {
-                let mut file =
-                    fs::OpenOptions::new().write(true).read(true).open(dir.join(name(split, full)))?;
-                let len = HEADER_BYTES as u64 + left * width.bytes() as u64;
-                file.set_len(len)?;
-                file.seek(SeekFrom::Start(len))?;
-                open[split as usize] = Some(file);
-            }
+            self.open[split as usize] = match left {
+                0 => None,
+                left => Some(self.reopened(&self.dir.join(name(split, full)), left)?),
+            };
         }
-        Ok(Staged { dir: dir.into(), width, shard_tokens, mark, shards, open, bytes: Vec::new() })
+        self.mark = mark;
+        Ok(())
+    }
+
+    /// A shard of which only the first tokens are wanted.
+    fn reopened(&self, path: &Path, tokens: u64) -> Result<Open> {
+        let header = header(self.width, self.shard_tokens)?;
+        let file = fs::OpenOptions::new().write(true).read(true).open(path);
+        let mut file = file.map_err(|error| damaged(path, error))?;
+        file.write_all(&header)?;
+        let len = tokens * self.width.bytes() as u64;
+        let mut hasher = Sha256::new_with_prefix(header);
+        update(&mut hasher, &mut (&mut file).take(len))?;
+        file.set_len(HEADER_BYTES as u64 + len)?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Open { file, hasher })
+    }
+
+    /// Checksums of the shards that are not full; empty where there is none.
+    pub(crate) fn checksums(&self) -> [String; 2] {
+        let checksum = |open: &Open| hex(&open.hasher.clone().finalize());
+        self.open.each_ref().map(|open| open.as_ref().map_or(String::new(), checksum))
+    }
+
+    /// Where the last shard of a split is.
+    fn last(&self, split: Split) -> PathBuf {
+        self.dir.join(name(split, self.mark.tokens[split as usize] / self.shard_tokens))
     }
 
     /// Tokens that still fit into the last shard of a split.
@@ -63,18 +121,26 @@ impl Staged {
         self.shard_tokens - self.mark.tokens[split as usize] % self.shard_tokens
     }
 
-    /// Appends tokens to a split, across the ends of shards.
-    pub(crate) fn append(&mut self, split: Split, mut tokens: &[u32]) -> Result<()> {
+    /// Appends tokens to a split, across the ends of shards; between two of them, `pause` may stop it.
+    pub(crate) fn append(
+        &mut self,
+        split: Split,
+        mut tokens: &[u32],
+        pause: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         while !tokens.is_empty() {
             let (now, later) = tokens.split_at(tokens.len().min(self.room(split) as usize));
             self.bytes.clear();
             push_tokens(&mut self.bytes, now, self.width);
             let bytes = std::mem::take(&mut self.bytes);
-            self.file(split)?.write_all(&bytes)?;
+            let open = self.open(split)?;
+            open.hasher.update(&bytes);
+            open.file.write_all(&bytes)?;
             self.bytes = bytes;
             self.mark.tokens[split as usize] += now.len() as u64;
             if self.mark.tokens[split as usize].is_multiple_of(self.shard_tokens) {
-                self.finish(split, self.shard_tokens)?;
+                self.fill(split)?;
+                pause()?;
             }
             tokens = later;
         }
@@ -82,56 +148,56 @@ impl Staged {
     }
 
     /// The last shard of a split, which is begun where the one before is full.
-    fn file(&mut self, split: Split) -> Result<&mut fs::File> {
+    fn open(&mut self, split: Split) -> Result<&mut Open> {
+        let path = self.last(split);
         let slot = &mut self.open[split as usize];
         match slot {
-            Some(file) => Ok(file),
+            Some(open) => Ok(open),
             None => {
-                let index = self.mark.tokens[split as usize] / self.shard_tokens;
-                let path = self.dir.join(name(split, index));
-                let mut options = fs::OpenOptions::new();
-                let mut file = options.write(true).read(true).create(true).truncate(true).open(path)?;
-                file.write_all(&[0; HEADER_BYTES])?;
-                Ok(slot.insert(file))
+                let mut file =
+                    fs::OpenOptions::new().write(true).read(true).create(true).truncate(true).open(path)?;
+                let header = header(self.width, self.shard_tokens)?;
+                file.write_all(&header)?;
+                Ok(slot.insert(Open { file, hasher: Sha256::new_with_prefix(header) }))
             }
         }
     }
 
-    /// Writes the header of the last shard of a split, and takes its checksum.
-    fn finish(&mut self, split: Split, tokens: u64) -> Result<()> {
-        let Some(mut file) = self.open[split as usize].take() else { return Ok(()) };
+    /// Closes a shard that is full.
+    fn fill(&mut self, split: Split) -> Result<()> {
+        let Some(Open { file, hasher }) = self.open[split as usize].take() else { return Ok(()) };
+        file.sync_all()?;
+        self.add(split, self.shard_tokens, hex(&hasher.finalize()));
+        Ok(())
+    }
+
+    /// Closes the last shard of a split, whose header says how many tokens it has.
+    fn finish(&mut self, split: Split) -> Result<()> {
+        let Some(Open { mut file, .. }) = self.open[split as usize].take() else { return Ok(()) };
+        let tokens = self.mark.tokens[split as usize] % self.shard_tokens;
         file.rewind()?;
         file.write_all(&header(self.width, tokens)?)?;
         file.sync_all()?;
         file.rewind()?;
-        let index = self.shards[split as usize].len() as u64;
         let sha256 = sha256_of(&mut file)?;
-        self.shards[split as usize].push(ShardInfo { file: name(split, index), tokens, sha256 });
+        self.add(split, tokens, sha256);
         Ok(())
     }
 
-    /// Cuts the shards under way off at a mark. What is lost would not have counted; on a full disk, its room is needed to
-    /// say so.
-    pub(crate) fn cut_off(&self, mark: Mark) -> Result<()> {
-        for split in Split::BOTH {
-            let begins = self.shards[split as usize].len() as u64 * self.shard_tokens;
-            let tokens = mark.tokens[split as usize].checked_sub(begins);
-            if let (Some(file), Some(tokens)) = (&self.open[split as usize], tokens) {
-                file.set_len(HEADER_BYTES as u64 + tokens * self.width.bytes() as u64)?;
-            }
-        }
-        Ok(())
+    fn add(&mut self, split: Split, tokens: u64, sha256: String) {
+        let shards = &mut self.shards[split as usize];
+        shards.push(ShardInfo { file: name(split, shards.len() as u64), tokens, sha256 });
     }
 
     /// Makes all that has been appended safe on the disk.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.open.iter().flatten().try_for_each(|file| Ok(file.sync_data()?))
+        self.open.iter().flatten().try_for_each(|open| Ok(open.file.sync_data()?))
     }
 
     /// Finishes the last shards, and says what each split holds.
     pub(crate) fn end(mut self) -> Result<[SplitInfo; 2]> {
         for split in Split::BOTH {
-            self.finish(split, self.mark.tokens[split as usize] % self.shard_tokens)?;
+            self.finish(split)?;
         }
         let Mark { tokens, bytes, .. } = self.mark;
         let mut shards = self.shards.into_iter();
@@ -148,13 +214,44 @@ fn name(split: Split, index: u64) -> String {
     format!("{}_{index:06}.bin", split.name())
 }
 
+/// Compares shards with their checksums.
+pub(crate) fn verify(shards: &[(PathBuf, &ShardInfo)], width: TokenWidth, watch: Watch<'_>) -> Result<()> {
+    let bytes = |shard: &ShardInfo| HEADER_BYTES as u64 + shard.tokens * width.bytes() as u64;
+    let total = shards.iter().map(|(_, shard)| bytes(shard)).sum();
+    let mut done = 0;
+    for (path, shard) in shards {
+        if watch(Progress { stage: Stage::Check, done, total }).is_break() {
+            return Err(Error::Interrupted);
+        }
+        let mut file = fs::File::open(path).map_err(|error| damaged(path, error))?;
+        if sha256_of(&mut file)? != shard.sha256 {
+            return Err(PrepareError::Damaged { path: path.clone() }.into());
+        }
+        done += bytes(shard);
+    }
+    Ok(())
+}
+
+/// What it means that a file cannot be opened which must be there.
+fn damaged(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => PrepareError::Damaged { path: path.into() }.into(),
+        _ => error.into(),
+    }
+}
+
 /// SHA-256 in hexadecimal of what is left to read.
 pub(crate) fn sha256_of(reader: &mut impl Read) -> io::Result<String> {
     let mut hasher = Sha256::new();
+    update(&mut hasher, reader)?;
+    Ok(hex(&hasher.finalize()))
+}
+
+fn update(hasher: &mut Sha256, reader: &mut impl Read) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 18];
     loop {
         match reader.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
+            0 => return Ok(()),
             count => hasher.update(&buffer[..count]),
         }
     }

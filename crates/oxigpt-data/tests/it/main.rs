@@ -9,5 +9,6 @@ mod datasets;
 mod learn;
 mod meta;
 mod prepare;
+mod resuming;
 mod shards;
 mod streams;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{assert_error, headerless, put};
+use crate::common::{assert_error, fixture, headerless, put};
 use fs_err as fs;
 use oxigpt_data::{
     Dataset, DatasetError, Error, Manifest, PrepareOptions, Progress, Split, Stage, TokenizerKind,
@@ -159,7 +159,7 @@ fn bad_inputs_are_refused() {
     assert_error(run(&[dir.path().join("empty.txt")], &chars), "empty.txt is empty", "saved");
     assert_error(
         run(&[dir.path().join("latin.txt")], &chars),
-        "latin.txt is not UTF-8 text: byte 3 (0xe9)",
+        "latin.txt is not UTF-8 text: byte 3 (0xe9), in line 1, does not belong there",
         "iconv",
     );
     put(dir.path(), &[("le.txt", b"\xff\xfeh\0i\0".to_vec()), ("be.txt", b"\xfe\xff\0h\0i".to_vec())]);
@@ -173,12 +173,12 @@ fn bad_inputs_are_refused() {
     assert_error(run(&["/dev/zero".into()], &chars), "/dev/zero is neither a file nor a pipe", "to a file");
     assert_error(
         run(&[dir.path().join("one.txt")], &chars),
-        "of 1 characters leaves the train split empty",
-        "more text",
+        "of 1 character leaves the train split empty",
+        "a smaller val_fraction",
     );
     let tiny = PrepareOptions { val_fraction: 1e-300, ..options(CHAR) };
     let message = "val_fraction 1e-300 of 18 characters leaves the val split empty";
-    assert_error(run(&good, &tiny), message, "another val_fraction");
+    assert_error(run(&good, &tiny), message, "a larger val_fraction");
     for val_fraction in [0.0, 1.0, -0.1, 1.5, f64::NAN, f64::INFINITY] {
         let bad = PrepareOptions { val_fraction, ..options(CHAR) };
         assert_error(run(&good, &bad), "but must lie between 0 and 1", "use 0.1");
@@ -216,12 +216,59 @@ fn a_dataset_is_never_overwritten_silently() {
     let run = |out: &Path| prepare_text(&paths, out, &options(CHAR), &mut |_| ());
     assert_error(run(&foreign), "already holds a dataset (val.bin)", "another directory");
     assert_error(run(&paths[0]), "0.txt is a file; a dataset needs a directory", "another output");
-    // Other files in the directory are no hindrance, and stay.
+    // What stands in a directory of another kind stays alone, unless that is wanted.
     let beside = dir.path().join("beside");
     fs::create_dir(&beside).unwrap();
-    put(&beside, &[("input.txt", b"text".to_vec())]);
-    run(&beside).unwrap();
-    assert!(beside.join("input.txt").exists());
+    put(&beside, &[("notes.txt", b"text".to_vec())]);
+    assert_error(run(&beside), "beside holds other things (notes.txt) and no dataset", "--force");
+    assert_eq!(names(&beside), ["notes.txt"]);
+    prepare_text(&paths, &beside, &PrepareOptions { force: true, ..options(CHAR) }, &mut |_| ()).unwrap();
+    assert!(beside.join("notes.txt").exists());
+    // Its inputs are no other things.
+    let own = dir.path().join("own");
+    fs::create_dir_all(own.join("texts")).unwrap();
+    put(&own, &[("texts/a.txt", b"some text".to_vec()), ("b.txt", b"some text".to_vec())]);
+    put(&own, &[(".gitignore", vec![])]);
+    let inputs = ["texts/a.txt", "b.txt"].map(|name| own.join(name));
+    prepare_text(&inputs, &own, &options(CHAR), &mut |_| ()).unwrap();
+    assert!(own.join("texts/a.txt").exists() && own.join("dataset.json").exists());
+}
+
+/// With `force`, a dataset of any layout is replaced whole: what is read is what was prepared last.
+#[test]
+fn datasets_of_other_layouts_are_replaced() {
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let theirs = [("train.bin", headerless(&[1, 2])), ("val.bin", headerless(&[1]))];
+    put(&out, &[("meta.pkl", fixture("meta.pkl"))]);
+    put(&out, &theirs);
+    put(&out, &[("prepare.py", b"pass".to_vec()), ("training_args.bin", b"PK..".to_vec())]);
+    let force = PrepareOptions { force: true, ..options(GPT2) };
+    prepare(&dir, &[b"some text to split"], &force).unwrap();
+    let ours = ["dataset.json", "prepare.py", "train_000000.bin", "training_args.bin", "val_000000.bin"];
+    assert_eq!(names(&out), ours);
+    Dataset::open(&out).unwrap().verify().unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn an_output_that_can_be_no_directory() {
+    let dir = tempdir().unwrap();
+    let paths = inputs(&dir, &[b"some text to split"]);
+    let run = |out: &Path| prepare_text(&paths, out, &options(CHAR), &mut |_| ());
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(dir.path().join("nowhere"), &link).unwrap();
+    assert_error(run(&link), "link is a link to something that is not there", "remove the link");
+    assert_error(run(Path::new("/dev/full")), "/dev/full is a file; a dataset needs a directory", "another");
+}
+
+#[test]
+fn threads_beyond_reason_are_refused() {
+    let dir = tempdir().unwrap();
+    let many = PrepareOptions { threads: 9_999_999, ..options(CHAR) };
+    let refused = prepare(&dir, &[b"some text to split"], &many);
+    assert_error(refused, "cannot start 9999999 worker threads: with ", "ask for fewer with --threads=N");
 }
 
 #[test]
@@ -253,12 +300,11 @@ fn files_of_others_are_not_overwritten_unasked() {
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         fs::create_dir_all(&out).unwrap();
         put(&out, &[(name, b"mine".to_vec())]);
-        let refused = prepare(&dir, &[b"some text to split"], &options(CHAR));
-        assert_error(refused, &format!("{name} already exists and would be overwritten"), "--force");
+        for kind in [CHAR, GPT2] {
+            let refused = prepare(&dir, &[b"some text to split"], &options(kind));
+            assert_error(refused, &format!("holds other things ({name}) and no dataset"), "--force");
+        }
         assert_eq!(names(&out), [name]);
-        assert_eq!(fs::read(out.join(name)).unwrap(), b"mine");
-        // GPT-2's tokens need no such file, so that it is no hindrance.
-        prepare(&dir, &[b"some text to split"], &options(GPT2)).unwrap();
         assert_eq!(fs::read(out.join(name)).unwrap(), b"mine");
         prepare(&dir, &[b"some text"], &PrepareOptions { force: true, ..options(CHAR) }).unwrap();
         assert_ne!(fs::read(out.join(name)).unwrap(), b"mine");

@@ -1,115 +1,12 @@
-//! Sources of every kind, what is said of broken ones, and preparations that are cut off and go on.
+//! Sources of every kind, and what is said of broken ones.
 
-use std::io::Write;
-use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use crate::common::{assert_error, put};
+use crate::common::*;
 use fs_err as fs;
-use oxigpt_data::{
-    Dataset, EndOfText, Error, Format, Holdout, Input, Manifest, Place, PrepareOptions, Progress, Source,
-    Split, Stage, TokenizerKind, prepare,
-};
+use oxigpt_data::{EndOfText, Format, Holdout, PrepareOptions, Split, TokenizerKind};
 use parquet::basic::Compression;
-use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
-use parquet::file::properties::WriterProperties;
-use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::parser::parse_message_type;
 use tempfile::{TempDir, tempdir};
-
-fn options() -> PrepareOptions {
-    PrepareOptions {
-        end_of_text: EndOfText::Before,
-        holdout: Holdout::Documents { seed: 7 },
-        val_fraction: 0.2,
-        threads: 2,
-        ..PrepareOptions::default()
-    }
-}
-
-fn source(format: Format, paths: &[PathBuf]) -> Source {
-    Source { format, inputs: paths.iter().map(Input::file).collect() }
-}
-
-fn jsonl() -> Format {
-    Format::Jsonl { field: "text".into() }
-}
-
-fn parquet() -> Format {
-    Format::Parquet { column: "text".into() }
-}
-
-fn run(source: &Source, out: &Path, options: &PrepareOptions) -> oxigpt_data::Result<Manifest> {
-    prepare(source, out, options, &mut |_| ControlFlow::Continue(()))
-}
-
-fn tokens(dir: &Path, split: Split) -> Vec<u32> {
-    let dataset = Dataset::open(dir).unwrap();
-    let mut out = vec![0; dataset.split(split).len() as usize];
-    dataset.split(split).read(0, &mut out);
-    out
-}
-
-/// Documents that differ, some of them long, one empty, one null.
-fn documents(count: usize) -> Vec<Option<String>> {
-    let text = |i: usize| match i {
-        3 => None,
-        5 => Some(String::new()),
-        _ => Some(format!("Document {i}, \"quoted\"\n").repeat(1 + i * i % 37) + "Gr\u{fc}\u{df}e \u{1f600}"),
-    };
-    (0..count).map(text).collect()
-}
-
-fn lines(documents: &[Option<String>]) -> Vec<u8> {
-    let lines = documents.iter().enumerate();
-    let lines = lines.map(|(id, text)| serde_json::json!({ "id": id, "text": text, "meta": { "text": 1 } }));
-    lines.flat_map(|line| (line.to_string() + "\n").into_bytes()).collect()
-}
-
-/// A file of two columns, in row groups of `group` rows, each cut into several calls.
-fn rows(documents: &[Option<String>], group: usize, compression: Compression) -> Vec<u8> {
-    let schema = "message m { required int64 id; optional binary text (UTF8); }";
-    let schema = Arc::new(parse_message_type(schema).unwrap());
-    let properties =
-        WriterProperties::builder().set_compression(compression).set_data_page_row_count_limit(7);
-    let mut writer =
-        SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties.set_write_batch_size(3).build()))
-            .unwrap();
-    for rows in documents.chunks(group) {
-        let mut group = writer.next_row_group().unwrap();
-        let mut ids = group.next_column().unwrap().unwrap();
-        let numbers: Vec<i64> = (0..rows.len() as i64).collect();
-        ids.typed::<Int64Type>().write_batch(&numbers, None, None).unwrap();
-        ids.close().unwrap();
-        let mut texts = group.next_column().unwrap().unwrap();
-        let levels: Vec<i16> = rows.iter().map(|text| i16::from(text.is_some())).collect();
-        let values: Vec<ByteArray> = rows.iter().flatten().map(|text| text.as_str().into()).collect();
-        texts.typed::<ByteArrayType>().write_batch(&values, Some(&levels), None).unwrap();
-        texts.close().unwrap();
-        group.close().unwrap();
-    }
-    writer.into_inner().unwrap()
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-/// Everything in a data directory, by name.
-fn content(dir: &Path) -> Vec<(String, Vec<u8>)> {
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = entries
-        .map(|path| {
-            (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap_or_default())
-        })
-        .collect();
-    files.sort();
-    files
-}
 
 #[test]
 fn records_give_the_same_tokens_from_every_kind_of_file() {
@@ -226,117 +123,17 @@ fn end_of_text_stands_where_it_is_wanted() {
     assert_error("front".parse::<EndOfText>(), "unknown place `front`", "before, after, between, none");
 }
 
-/// Three files, and what a preparation of them gives that nobody interrupts.
-fn three_files(dir: &TempDir, format: &Format) -> (Source, Vec<(String, Vec<u8>)>) {
-    let parts = [documents(400), documents(300), documents(200)];
-    let paths: Vec<PathBuf> = (0..3).map(|i| dir.path().join(format!("{i}.data"))).collect();
-    for (path, part) in paths.iter().zip(&parts) {
-        let bytes = match format {
-            Format::Jsonl { .. } => gzip(&lines(part)),
-            Format::Parquet { .. } => rows(part, 90, Compression::SNAPPY),
-            Format::Text => part.iter().flatten().cloned().collect::<String>().repeat(8).into_bytes(),
-        };
-        fs::write(path, bytes).unwrap();
-    }
-    let source = source(format.clone(), &paths);
-    run(&source, &dir.path().join("whole"), &resumable(format)).unwrap();
-    (source, content(&dir.path().join("whole")))
-}
-
-fn resumable(format: &Format) -> PrepareOptions {
-    let holdout = if *format == Format::Text { Holdout::Tail } else { Holdout::Documents { seed: 3 } };
-    PrepareOptions { save_every: 1, shard_tokens: 5000, holdout, ..options() }
-}
-
-/// Each attempt gets two blocks further. A panic leaves things as a killed process does.
-#[test]
-fn what_was_cut_off_goes_on_and_ends_with_the_same_bytes() {
-    for format in [Format::Text, jsonl(), parquet()] {
-        let dir = tempdir().unwrap();
-        let (source, whole) = three_files(&dir, &format);
-        for is_polite in [true, false] {
-            let out = dir.path().join("out");
-            let mut cuts = 0;
-            loop {
-                let mut reports = 0;
-                let mut watch = |at: Progress| {
-                    reports += usize::from(at.stage == Stage::Encode);
-                    match reports {
-                        3.. if is_polite => ControlFlow::Break(()),
-                        3.. => panic!("killed"),
-                        _ => ControlFlow::Continue(()),
-                    }
-                };
-                let attempt = || prepare(&source, &out, &resumable(&format), &mut watch);
-                match catch_unwind(AssertUnwindSafe(attempt)) {
-                    Ok(Ok(_)) => break,
-                    Ok(Err(error)) => assert!(matches!(error, Error::Interrupted), "{error}"),
-                    Err(_) => {}
-                }
-                cuts += 1;
-                assert!(cuts < 20);
-            }
-            assert!(cuts > 1);
-            assert_eq!(content(&out), whole);
-            fs::remove_dir_all(&out).unwrap();
-        }
-    }
-}
-
-#[test]
-fn a_changed_input_is_refused_by_name() {
-    let dir = tempdir().unwrap();
-    let (source, whole) = three_files(&dir, &jsonl());
-    let out = dir.path().join("out");
-    let options = resumable(&jsonl());
-    // Until the second input is done.
-    let mut stop = |at: Progress| {
-        let two: u64 = source.inputs[..2].iter().map(|input| input.bytes).sum();
-        if at.done >= two { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    assert_error(prepare(&source, &out, &options, &mut stop), "interrupted", "same command again");
-    assert_error(Dataset::open(&out), "was interrupted", "goes on where it stopped");
-    let other = PrepareOptions { shard_tokens: 6000, ..options.clone() };
-    assert_error(run(&source, &out, &other), "of other inputs or with other options", "--force");
-    let before = fs::read(dir.path().join("1.data")).unwrap();
-    fs::write(dir.path().join("1.data"), gzip(&lines(&documents(10)))).unwrap();
-    assert_error(run(&source, &out, &options), "1.data has changed since it was used", "--force");
-    // The third has not been used yet, but the first two have.
-    run(&source, &out, &PrepareOptions { force: true, ..options.clone() }).unwrap();
-    assert_ne!(content(&out), whole);
-    fs::write(dir.path().join("1.data"), before).unwrap();
-    run(&source, &out, &PrepareOptions { force: true, ..options }).unwrap();
-    assert_eq!(content(&out), whole);
-}
-
-#[test]
-fn whole_inputs_are_kept_where_a_later_one_is_broken() {
-    let dir = tempdir().unwrap();
-    let (source, whole) = three_files(&dir, &jsonl());
-    let out = dir.path().join("out");
-    let good = fs::read(dir.path().join("2.data")).unwrap();
-    let broken = [lines(&documents(150)), b"{\"text\": \"no end\n".to_vec()].concat();
-    fs::write(dir.path().join("2.data"), broken).unwrap();
-    let refused = run(&source, &out, &resumable(&jsonl()));
-    assert_error(refused, "2.data, line 151, column 16: ", "same command again");
-    fs::write(dir.path().join("2.data"), good).unwrap();
-    let mut first = None;
-    prepare(&source, &out, &resumable(&jsonl()), &mut |at| {
-        first.get_or_insert(at.done);
-        ControlFlow::Continue(())
-    })
-    .unwrap();
-    let two: u64 = source.inputs[..2].iter().map(|input| input.bytes).sum();
-    assert!(first.unwrap() >= two, "it begins with the third");
-    assert_eq!(content(&out), whole);
-}
-
 #[test]
 fn broken_inputs_are_refused_with_their_place() {
     let dir = tempdir().unwrap();
     let parquet_file = rows(&documents(100), 30, Compression::SNAPPY);
     let mut damaged = parquet_file.clone();
     damaged[200..2000].fill(0xff);
+    let brotli = fixture("brotli.parquet");
+    // Other text, which the page could hold as well; the file has checksums of its pages.
+    let mut checked = fixture("checksums.parquet");
+    let at = checked.windows(3).position(|bytes| bytes == b"cat").unwrap();
+    checked[at] = b'r';
     let json = lines(&documents(100));
     let zst = zstd::encode_all(&json[..], 1).unwrap();
     let text = "some words\n".repeat(1000).into_bytes();
@@ -366,7 +163,14 @@ fn broken_inputs_are_refused_with_their_place() {
             "d.jsonl",
             b"[1, 2]\n".to_vec(),
             jsonl(),
-            "d.jsonl, line 1, column 0: invalid type: sequence, expected an object with a string in its field `text`",
+            "d.jsonl is one JSON array, not a JSON object on each line",
+            "jq -c '.[]'",
+        ),
+        (
+            "d2.jsonl",
+            b"{\"text\":\"a\"}\n[1, 2]\n".to_vec(),
+            jsonl(),
+            "d2.jsonl, line 2, column 0: invalid type: sequence, expected an object with a string in its field `text`",
             "one JSON object",
         ),
         (
@@ -383,6 +187,13 @@ fn broken_inputs_are_refused_with_their_place() {
             jsonl(),
             "g.jsonl.gz cannot be decompressed as gzip: it ends too early",
             "cut off",
+        ),
+        (
+            "g2.jsonl.gz",
+            [gzip(&json), b"something else".to_vec()].concat(),
+            jsonl(),
+            "g2.jsonl.gz cannot be decompressed as gzip: something else follows its end",
+            "`gzip -dc FILE > TEXT` unpacks what comes before it",
         ),
         (
             "h.jsonl.zst",
@@ -421,6 +232,20 @@ fn broken_inputs_are_refused_with_their_place() {
         ),
         ("m.parquet", json.clone(), parquet(), "m.parquet cannot be read as Parquet: ", "cut off"),
         ("n.parquet", damaged, parquet(), "n.parquet, row group 0, cannot be read as Parquet: ", "cut off"),
+        (
+            "n2.parquet",
+            brotli,
+            parquet(),
+            "n2.parquet: column `text` is compressed with Brotli, which cannot be read",
+            "compressed with zstd, snappy",
+        ),
+        (
+            "n3.parquet",
+            checked,
+            parquet(),
+            "n3.parquet, row group 0, cannot be read as Parquet: Page CRC checksum mismatch",
+            "cut off",
+        ),
         ("o.parquet", rows(&[], 1, Compression::SNAPPY), parquet(), "o.parquet is empty", "leave it out"),
         (
             "p.txt",
@@ -428,6 +253,27 @@ fn broken_inputs_are_refused_with_their_place() {
             Format::Text,
             "p.txt cannot be decompressed as gzip: it ends too early",
             "cut off",
+        ),
+        (
+            "p2.txt",
+            parquet_file.clone(),
+            Format::Text,
+            "p2.txt is not text: it is Parquet",
+            "name its --column",
+        ),
+        (
+            "p3.txt",
+            b"\xfd7zXZ\0...".to_vec(),
+            Format::Text,
+            "p3.txt is not text: it is compressed with xz",
+            "gzip",
+        ),
+        (
+            "p4.txt",
+            [text.repeat(200), b"caf\xe9".to_vec()].concat(),
+            Format::Text,
+            "p4.txt is not UTF-8 text: byte 2200003 (0xe9), in line 200001, does not belong there",
+            "iconv",
         ),
         (
             "q.jsonl",
@@ -462,46 +308,6 @@ fn what_cannot_be_meant_is_refused() {
     let missing = PrepareOptions { tokenizer: TokenizerKind::Files(dir.path().into()), ..options() };
     assert_error(run(&one, &out, &missing), "there is no tokenizer in", "tokenizer.json");
     assert!(!out.exists());
-}
-
-/// Fetched as a model's files are: when its turn has come, and told when it is not needed any more.
-#[test]
-fn fetched_inputs_are_released_when_they_are_safe() {
-    use std::sync::Mutex;
-    struct Remote(PathBuf, Arc<Mutex<Vec<String>>>);
-    impl oxigpt_data::Fetch for Remote {
-        fn fetch(&self) -> Result<PathBuf, oxigpt_data::FetchError> {
-            self.1.lock().unwrap().push(format!("fetch {}", self.0.file_name().unwrap().display()));
-            if self.0.exists() { Ok(self.0.clone()) } else { Err("the line is dead".into()) }
-        }
-        fn release(&self) {
-            self.1.lock().unwrap().push(format!("release {}", self.0.file_name().unwrap().display()));
-        }
-    }
-    let dir = tempdir().unwrap();
-    let (mut source, whole) = three_files(&dir, &jsonl());
-    let told = Arc::new(Mutex::new(Vec::new()));
-    for input in &mut source.inputs {
-        let Place::File(path) = &input.place else { panic!("they are files") };
-        let path = path.clone();
-        input.sha256 = Some("00".repeat(32));
-        input.place = Place::Fetched(Arc::new(Remote(path, told.clone())));
-    }
-    let hidden = dir.path().join("hidden");
-    fs::rename(dir.path().join("2.data"), &hidden).unwrap();
-    let out = dir.path().join("out");
-    let failed = run(&source, &out, &resumable(&jsonl()));
-    assert!(matches!(&failed, Err(Error::Fetch(error)) if error.to_string() == "the line is dead"));
-    fs::rename(&hidden, dir.path().join("2.data")).unwrap();
-    run(&source, &out, &resumable(&jsonl())).unwrap();
-    let told = told.lock().unwrap();
-    let released: Vec<&str> = told.iter().filter_map(|told| told.strip_prefix("release ")).collect();
-    assert!(released.starts_with(&["0.data", "1.data"]) && released.ends_with(&["2.data"]), "{released:?}");
-    assert_eq!(told.iter().filter(|told| *told == "fetch 0.data").count(), 1);
-    let shards = |content: &[(String, Vec<u8>)]| {
-        content.iter().filter(|(name, _)| name.ends_with(".bin")).cloned().collect::<Vec<_>>()
-    };
-    assert_eq!(shards(&content(&out)), shards(&whole));
 }
 
 fn file(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {

@@ -15,7 +15,8 @@ Examples:
   oxigpt prepare fineweb-edu --subset sample-10BT --discard
   zcat dump.jsonl.gz | oxigpt prepare jsonl --input - --out data/dump
 
-An input is a file, a folder, a pattern in quotes, or - for what is piped to the program; gzip and zstd are seen and undone.
+An input is a file, a folder, a pattern in quotes, - for what is piped to the program, or <(command) in a shell; gzip and zstd
+are seen and undone. The output is a folder of its own.
 The path of a tokenizer is that of a tokenizer.json (`oxigpt tokenizer train` makes one), of nanoGPT's meta.pkl, or of a folder:
 a tokenizer's, a data set's, a model's or a run's, so that new text gets the tokens that a model knows.
 Memory does not grow with the input. Interrupted, the same command goes on where it stopped, and ends with the same bytes.
@@ -156,7 +157,7 @@ pub(crate) struct OutputArgs {
 /// What becomes of a data directory.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct WrittenArgs {
-    /// Replace a data set that is already there, and give up an interrupted one that cannot be gone on with
+    /// Replace a data set that is already there, of whatever layout, give up an interrupted one that cannot be gone on with, and write among other files
     #[arg(long)]
     pub(crate) force: bool,
     /// Print what dataset.json says, as one JSON object

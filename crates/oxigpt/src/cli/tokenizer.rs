@@ -57,14 +57,14 @@ pub(crate) struct TrainTokenizerArgs {
 pub(crate) const TIMING: &str = "\
 Examples:
   oxigpt bench tokenize --input book.txt
+  oxigpt bench tokenize --input texts/ more.txt.gz
   oxigpt bench tokenize --input book.txt --threads 1 --tokenizer tokenizers/mine --json
 ";
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenizeArgs {
-    /// A file of text
-    #[arg(long, value_name = "FILE")]
-    pub(crate) input: PathBuf,
+    #[command(flatten)]
+    pub(crate) files: FilesArgs,
     /// What makes the tokens: GPT-2's byte-pair encoding, one token per character or byte, or the tokenizer at a path
     #[arg(long, value_parser = tokenizer_parser(), default_value = "gpt2", value_name = TOKENIZERS)]
     pub(crate) tokenizer: TokenizerKind,

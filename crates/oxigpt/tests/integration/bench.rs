@@ -163,7 +163,21 @@ fn encoding() {
     exit 1
     --- stdout
     --- stderr
-    error: failed to read from file `latin.txt`: stream did not contain valid UTF-8
-    hint: the file must be text in UTF-8
+    error: latin.txt is not UTF-8 text: byte 3 (0xe9), in line 1, does not belong there
+    hint: convert it first, e.g. `iconv -f LATIN1 -t UTF-8 FILE > FILE.utf8`, or check that it is text at all
     ");
+    place.write("empty.txt", "");
+    assert_snapshot!(place.failed(&["bench", "tokenize", "--input=empty.txt"]), @"
+    error: empty.txt is empty
+    hint: leave it out, or check that it was saved
+    ");
+    let refused = place.failed(&["bench", "tokenize", "--input=a.txt", "--threads=9999999"]);
+    assert!(refused.starts_with("error: cannot start 9999999 worker threads: with "), "{refused}");
+    // What preparing reads, and as many threads as there is work for.
+    place.write("folder/b.md", "the cat\n");
+    let mut command =
+        place.command(&["bench", "tokenize", "--input", "-", "folder", "--threads=5", "--json"]);
+    let output = command.write_stdin("sat\n").output().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&found["bytes"], &found["threads"]), (&12.into(), &1.into()));
 }

@@ -303,3 +303,98 @@ fn two_preparations_into_one_folder() {
     assert!(place.done(&["data", "data/one"]).contains("source     stdin\n"));
     assert!(place.failed(&second).contains("data/one already holds a dataset (dataset.json)"));
 }
+
+/// Inputs that are no files of text, and an output that is in use.
+#[test]
+fn what_is_no_source_and_no_place() {
+    let place = place_with_lines();
+    let of = |args: &[&str]| place.failed(&[&["prepare", "jsonl"], args].concat());
+    assert_snapshot!(of(&["--input", "-", "-", "--out=d"]), @"
+    error: - is given twice
+    hint: name each input once
+    ");
+    let many = of(&["--input", "shards", "--out=d", "--threads=9999999"]);
+    assert!(many.starts_with("error: cannot start 9999999 worker threads: with "), "{many}");
+    assert!(many.ends_with("hint: ask for fewer with --threads=N\n"), "{many}");
+    place.write("other.txt", "");
+    assert_snapshot!(of(&["--input", "shards", "--out=."]), @"
+    error: . holds other things (other.txt) and no dataset
+    hint: choose a directory of its own, or put the dataset there all the same with --force
+    ");
+    let directory = fs_err::File::open(place.path()).unwrap().into_parts().0;
+    let output = std::process::Command::new(program())
+        .current_dir(place.path())
+        .args(["prepare", "jsonl", "--input=-", "--out=d"])
+        .stdin(directory)
+        .output()
+        .unwrap();
+    assert_snapshot!(String::from_utf8(output.stderr).unwrap(), @"
+    reading
+    error: stdin is a directory, not a text file
+    hint: name the text files themselves, e.g. --input DIR/*.txt
+    ");
+    let learn = ["tokenizer", "train", "--vocab-size=300", "--out=t.json"];
+    let parquet = fixture("oxigpt-data", "validation.parquet").display().to_string();
+    let refused = place.failed(&[&learn[..], &["--input", &parquet]].concat());
+    assert!(refused.contains("validation.parquet is not text: it is Parquet"), "{refused}");
+    assert!(refused.contains("name its --column"), "{refused}");
+    let refused =
+        place.failed(&[&learn[..], &["--input=shards", "--field=text", "--threads=9999999"]].concat());
+    assert!(refused.starts_with("error: cannot start 9999999 worker threads: with "), "{refused}");
+    assert!(!place.path().join("d").exists());
+}
+
+/// `<(command)`, as a shell has it: a pipe without a place, which can be read once.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_other_commands_write_is_an_input() {
+    let place = Place::new();
+    place.write("a.txt", "the cat sat on the mat\n".repeat(20));
+    let shell = |script: &str| {
+        let script = script.replace("oxigpt", &program().display().to_string());
+        let mut command = std::process::Command::new("bash");
+        let output = command.current_dir(place.path()).args(["-c", &script]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told = shell("oxigpt prepare text --input a.txt <(tr a b < a.txt) --tokenizer byte --out d --json");
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["documents"], &told["source"][0]), (&2.into(), &"a.txt".into()));
+    assert!(told["source"][1].as_str().unwrap().starts_with("/dev/fd/"), "{told}");
+    shell("oxigpt tokenizer train --input <(cat a.txt) --vocab-size 260 --out t.json");
+}
+
+/// Interrupted where it waits for a pipe, and in the middle of a block with many shards.
+#[cfg(unix)]
+#[test]
+fn an_interruption_is_heard_at_once() {
+    let place = Place::new();
+    place.write("a.txt", "the cat sat on the mat\n".repeat(40_000));
+    let interrupted = |args: &[&str], until: &dyn Fn() -> bool| {
+        let mut child = std::process::Command::new(program())
+            .current_dir(place.path())
+            .args(args)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Not closed before the end.
+        let pipe = child.stdin.take();
+        while !until() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let pid = child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        drop(pipe);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let told = "error: interrupted; what is done is kept\nhint: run the same command again to go on\n";
+    let piped = ["prepare", "text", "--input=-", "--tokenizer=byte", "--out=p"];
+    let (code, stderr) = interrupted(&piped, &|| place.path().join("p/.partial/.input_0").exists());
+    assert_eq!((code, stderr.ends_with(told)), (Some(130), true), "{stderr}");
+    let tiny = ["prepare", "text", "--input=a.txt", "--tokenizer=byte", "--shard-tokens=1", "--out=s"];
+    let (code, stderr) = interrupted(&tiny, &|| place.path().join("s/.partial/train_000003.bin").exists());
+    assert_eq!((code, stderr.ends_with(told)), (Some(130), true), "{stderr}");
+    assert!(!place.path().join("s").exists() && !place.path().join("p").exists());
+}

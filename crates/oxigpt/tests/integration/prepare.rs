@@ -99,7 +99,7 @@ fn text_that_cannot_be_prepared() {
     exit 1
     --- stdout
     --- stderr
-    error: latin1.txt is not UTF-8 text: byte 3 (0xe9) does not belong there
+    error: latin1.txt is not UTF-8 text: byte 3 (0xe9), in line 1, does not belong there
     hint: convert it first, e.g. `iconv -f LATIN1 -t UTF-8 FILE > FILE.utf8`, or check that it is text at all
     ");
     assert_snapshot!(prepare("short.txt"), @"
@@ -107,8 +107,8 @@ fn text_that_cannot_be_prepared() {
     --- stdout
     --- stderr
     reading 1 B
-    error: val_fraction 0.1 of 1 characters leaves the train split empty
-    hint: use more text, or another val_fraction
+    error: val_fraction 0.1 of 1 character leaves the train split empty
+    hint: use more text, or a smaller val_fraction
     ");
     assert_snapshot!(prepare("."), @"
     exit 1

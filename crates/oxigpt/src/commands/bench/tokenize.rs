@@ -1,12 +1,14 @@
 //! How fast text is encoded.
 
-use std::num::NonZeroUsize;
+use std::slice::Chunks;
 use std::thread;
 use std::time::Instant;
 
 use anyhow::Result;
-use fs_err as fs;
+use oxigpt_compute::cpu::threads;
+use oxigpt_data::{Format, Source, read_text};
 use oxigpt_text::Tokenizer;
+use oxigpt_train::words::count;
 use serde_json::{Value, json};
 
 use crate::cli::TokenizeArgs;
@@ -18,22 +20,20 @@ const DOCUMENT: usize = 4096;
 /// The time is the median of so many.
 const ROUNDS: usize = 5;
 
-/// Encodes a file several times, and says how long that takes.
+/// Encodes a text several times, and says how long that takes.
 pub(super) fn time(args: &TokenizeArgs) -> Result<(String, Value)> {
-    let text = fs::read_to_string(&args.input)?;
+    let text = read_text(&Source::find(Format::Text, &args.files.input)?)?;
     let tokenizer = match args.tokenizer.load()? {
         Some(tokenizer) => tokenizer,
         None => Tokenizer::chars_of(&text)?,
     };
-    let threads = match args.threads {
-        0 => thread::available_parallelism().map_or(1, NonZeroUsize::get),
-        threads => threads,
-    };
     let documents = documents(&text);
+    let share = documents.len().div_ceil(threads(args.threads)?).max(1);
+    let threads = documents.chunks(share).len();
     let (mut seconds, mut tokens) = (Vec::new(), 0);
     for _ in 0..ROUNDS {
         let began = Instant::now();
-        tokens = encode_all(&tokenizer, &documents, threads)?;
+        tokens = encode_all(&tokenizer, documents.chunks(share))?;
         seconds.push(began.elapsed().as_secs_f64());
     }
     seconds.sort_by(f64::total_cmp);
@@ -51,7 +51,7 @@ pub(super) fn time(args: &TokenizeArgs) -> Result<(String, Value)> {
     });
     let table = format!(
         "text             {} bytes, {} tokens by {}\n\
-         speed            {}/s ({}/s to {}/s, {ROUNDS} rounds of {} on {threads} threads)\n\
+         speed            {}/s ({}/s to {}/s, {ROUNDS} rounds of {} on {})\n\
          \x20                {} tokens/s\n",
         thousands(text.len() as u64),
         thousands(tokens as u64),
@@ -60,6 +60,7 @@ pub(super) fn time(args: &TokenizeArgs) -> Result<(String, Value)> {
         bytes(slowest),
         bytes(fastest),
         duration(seconds[ROUNDS / 2]),
+        count(threads as u64, "thread"),
         thousands((tokens as f64 / seconds[ROUNDS / 2]) as u64),
     );
     Ok((table, found))
@@ -79,12 +80,10 @@ fn documents(text: &str) -> Vec<&str> {
     documents
 }
 
-/// Encodes all documents on `threads` threads, each a share of them, and counts the tokens.
-fn encode_all(tokenizer: &Tokenizer, documents: &[&str], threads: usize) -> Result<usize> {
-    let share = documents.len().div_ceil(threads).max(1);
+/// Encodes shares of documents, each on a thread of its own, and counts the tokens.
+fn encode_all(tokenizer: &Tokenizer, shares: Chunks<'_, &str>) -> Result<usize> {
     let counts: Vec<Result<usize>> = thread::scope(|scope| {
-        let workers: Vec<_> =
-            documents.chunks(share).map(|share| scope.spawn(|| count_tokens(tokenizer, share))).collect();
+        let workers: Vec<_> = shares.map(|share| scope.spawn(|| count_tokens(tokenizer, share))).collect();
         let join = |worker: thread::ScopedJoinHandle<_>| {
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };

@@ -141,6 +141,7 @@ pub(super) fn stop_on_signal() -> Result<Arc<AtomicBool>> {
 
 pub(super) fn stage_name(stage: Stage) -> &'static str {
     match stage {
+        Stage::Check => "checking",
         Stage::Read => "reading",
         Stage::Encode => "encoding",
         Stage::Write => "writing",
