@@ -89,7 +89,7 @@ settings! {
         /// windows: each once an epoch, one after the other, or drawn with replacement
         data_order: DataOrder = DataOrder::Shuffled;
         /// sequences in a micro-batch; auto = as many of total_batch_size as fit into memory
-        batch_size: BatchSize = BatchSize::Rows(12);
+        batch_size: BatchSize = BatchSize::Rows(BatchSize::DEFAULT);
         /// tokens in a sequence: the longest context
         block_size: usize = 1024;
         /// tokens in a step; 0 = gradient_accumulation_steps x batch_size x block_size
@@ -160,7 +160,7 @@ settings! {
         eval_interval: usize = 2000;
         /// batches in an evaluation, where eval_tokens is 0
         eval_iters: usize = 200;
-        /// tokens of the fixed validation windows; 0 = eval_iters x batch_size x block_size
+        /// tokens of the fixed validation windows; 0 = eval_iters x batch_size (if auto, 12) x block_size
         eval_tokens: usize = 0;
         /// HellaSwag at every evaluation: true for the published file, or the path of a hellaswag_*.jsonl
         hellaswag: TaskFile = TaskFile::None;

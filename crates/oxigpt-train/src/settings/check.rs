@@ -21,11 +21,16 @@ impl Settings {
     ///
     /// `vocab_size`, `threads` and `lr_decay_iters` may stay 0: they follow from the data set, from the machine, and
     /// from a `max_iters` that a resumed run may raise. Of a micro-batch that is still to be fitted (see
-    /// [`fit`](crate::fit)) nothing follows yet.
+    /// [`fit`](crate::fit)) nothing follows.
     pub fn resolve(self) -> Result<Self, SettingsError> {
         let mut settings = self.on_this_machine()?;
         if settings.batch_size == BatchSize::Auto {
             settings.check_step_is_known()?;
+            if settings.eval_tokens == 0 {
+                // What is evaluated is the same on every machine.
+                let rows = settings.eval_iters.saturating_mul(BatchSize::DEFAULT);
+                settings.eval_tokens = rows.saturating_mul(settings.block_size);
+            }
             return Ok(settings);
         }
         if settings.total_batch_size > 0 {

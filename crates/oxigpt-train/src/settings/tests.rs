@@ -104,6 +104,19 @@ fn the_later_of_step_size_and_accumulation_holds() {
 }
 
 #[test]
+fn what_is_left_to_the_program_reads_back() {
+    let settings =
+        with_toml("batch_size = \"auto\"\nrecompute = \"auto\"\ntotal_batch_size = 2048\n").unwrap();
+    assert_eq!((settings.batch_size, settings.recompute), (BatchSize::Auto, None));
+    assert_eq!(with_toml(&settings.to_toml()).unwrap(), settings);
+    let mut number = settings.clone();
+    number.apply_flag("batch-size", "3").unwrap();
+    assert_eq!(number.batch_size, BatchSize::Rows(3));
+    number.apply_flag("batch_size", "auto").unwrap();
+    assert_eq!(number, settings);
+}
+
+#[test]
 fn the_later_of_evaluated_tokens_and_batches_holds() {
     let shape = "batch_size = 4\nblock_size = 8\neval_iters = 2\n";
     let tokens = with_toml(&format!("{shape}eval_tokens = 96\n")).unwrap();

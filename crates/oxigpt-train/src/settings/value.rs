@@ -140,6 +140,9 @@ pub enum BatchSize {
 }
 
 impl BatchSize {
+    /// nanoGPT's.
+    pub(super) const DEFAULT: usize = 12;
+
     /// How many; one at least, as long as that is not known.
     pub fn rows(self) -> usize {
         match self {

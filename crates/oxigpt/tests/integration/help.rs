@@ -201,8 +201,8 @@ fn every_key_of_a_configuration() {
           --eval_iters <N>
               batches in an evaluation, where eval_tokens is 0 [default: 200]
           --eval_tokens <N>
-              tokens of the fixed validation windows; 0 = eval_iters x batch_size x block_size [default:
-              0]
+              tokens of the fixed validation windows; 0 = eval_iters x batch_size (if auto, 12) x
+              block_size [default: 0]
           --hellaswag [<true|PATH>]
               HellaSwag at every evaluation: true for the published file, or the path of a
               hellaswag_*.jsonl [default: false]
