@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use oxigpt_compute::Session;
-use oxigpt_eval::tasks::hellaswag::{self, BATCH_SIZE, Protocol, Questions};
+use oxigpt_eval::tasks::hellaswag::{self, Protocol, Questions};
 use oxigpt_eval::tasks::{HellaSwag, TaskError};
 use oxigpt_model::Scorer;
 use oxigpt_text::Tokenizer;
@@ -15,6 +15,9 @@ use crate::corpus::{Corpus, planned_tokenizer};
 use crate::error::Error;
 use crate::event::{Event, HellaSwagScore};
 use crate::settings::{Settings, TaskFile};
+
+/// As many items as ever lie side by side: keys and values of more would take memory that training has better use for.
+const MOST_ITEMS: usize = 8;
 
 /// The items that `settings` ask for. The published file is at `published`.
 pub(crate) fn questions(
@@ -47,7 +50,7 @@ pub fn planned_scoring(
     };
     match (path, planned_tokenizer(settings, vocab_size)) {
         (Some(path), Some(tokenizer)) => Ok(Some(shape(&read(settings, path, &tokenizer)?))),
-        _ => Ok(Some([BATCH_SIZE, settings.block_size])),
+        _ => Ok(Some([MOST_ITEMS, settings.block_size])),
     }
 }
 
@@ -70,7 +73,7 @@ fn read(settings: &Settings, path: &Path, tokenizer: &Tokenizer) -> Result<Quest
 
 /// Rows and positions of a scorer for them.
 pub(crate) fn shape(questions: &Questions) -> [usize; 2] {
-    [BATCH_SIZE, questions.positions()]
+    [questions.batch_size(MOST_ITEMS), questions.positions()]
 }
 
 /// Scores the model of a session, after `step` updates. Gives what there is to tell of it; nothing where `progress` broke

@@ -293,6 +293,9 @@ pub(crate) struct EvalArgs {
     /// The first N items of each task only: questions, passages, or lines that are not blank
     #[arg(long, requires = "task", value_name = "N")]
     pub(crate) limit: Option<NonZeroUsize>,
+    /// One definition of HellaSwag alone, build-nanogpt or lm-eval, in half the time of both
+    #[arg(long, requires = "task", value_enum, value_name = "NAME", hide_possible_values = true)]
+    pub(crate) definition: Option<Definition>,
     /// Print the numbers as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -310,6 +313,13 @@ pub(crate) enum Task {
     HellaSwag,
     Lambada,
     WikiText,
+}
+
+/// A published definition of HellaSwag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Definition {
+    BuildNanogpt,
+    LmEval,
 }
 
 #[derive(Debug, Args)]

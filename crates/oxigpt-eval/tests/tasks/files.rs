@@ -6,7 +6,7 @@ use fs_err as fs;
 use oxigpt_eval::tasks::{TaskError, hellaswag, lambada, wikitext};
 use tempfile::TempDir;
 
-const GOOD: &str = r#"{"ctx": "He", "endings": ["a", "b", "c", ""], "label": 2}"#;
+const GOOD: &str = r#"{"ctx": "He", "endings": ["a", "b", "c", "d"], "label": 2}"#;
 
 fn file(bytes: &[u8]) -> (TempDir, PathBuf) {
     let dir = TempDir::new().unwrap();
@@ -29,7 +29,7 @@ fn items_are_read() {
     let items = hellaswag::read(&path).unwrap();
     assert_eq!(items.len(), 1);
     assert_eq!((items[0].ctx.as_str(), items[0].label), ("He", 2));
-    assert_eq!(items[0].endings, ["a", "b", "c", ""]);
+    assert_eq!(items[0].endings, ["a", "b", "c", "d"]);
     assert_eq!((&items[0].activity_label, &items[0].ctx_a, &items[0].ctx_b), (&None, &None, &None));
 
     let published = hellaswag::read(&super::support::fixture("hellaswag_val.jsonl")).unwrap();
@@ -66,9 +66,14 @@ fn lines_that_are_no_items_are_named() {
         (changed("\"endings\"", "\"ends\""), "has no key \"endings\""),
         (changed("\"b\", ", ""), "\"endings\" is a list of 3, expected a list of 4 texts"),
         (changed("\"b\", ", "\"b\", \"b\", "), "\"endings\" is a list of 5, expected a list of 4 texts"),
+        (changed("\"b\"", "\"\""), "\"endings\" is a list with an empty text, expected a list of 4 texts"),
+        (
+            changed("\"b\"", "\" \\n\""),
+            "\"endings\" is a list with an empty text, expected a list of 4 texts",
+        ),
         (changed("\"b\"", "{}"), "\"endings\" is a list with an object, expected a list of 4 texts"),
         (
-            changed("[\"a\", \"b\", \"c\", \"\"]", "true"),
+            changed("[\"a\", \"b\", \"c\", \"d\"]", "true"),
             "\"endings\" is true or false, expected a list of 4 texts",
         ),
         (changed("2}", "4}"), "\"label\" is 4, expected a number from 0 to 3"),

@@ -144,6 +144,22 @@ fn the_batch_size_changes_nothing() {
     }
 }
 
+/// Few passes of many rows, unless rows would be padding.
+#[test]
+fn batches_are_as_large_as_it_pays() {
+    let of =
+        |items: &[Item]| Questions::new(items, &tokenizer(), BLOCK_SIZE, &[Protocol::BuildNanoGpt]).unwrap();
+    let endings = ["one end", "an other", "no end", "the end"];
+    let equal: Vec<_> = (0..96).map(|_| item("a context of some words", endings, 0)).collect();
+    assert_eq!([1, 5, 12, 100].map(|limit| of(&equal).batch_size(limit)), [1, 4, 12, 32]);
+    assert_eq!(of(&equal[..3]).batch_size(32), 4);
+    assert_eq!(of(&equal[..1]).batch_size(0), 1);
+    let text = "the quick brown fox jumps over the lazy dog ".repeat(6);
+    let unlike: Vec<_> = (0..16).map(|i| item(&text[..1 + 16 * i], endings, 0)).collect();
+    let size = of(&unlike).batch_size(32);
+    assert!((2..16).contains(&size), "{size}");
+}
+
 #[test]
 fn threads_change_no_bit() {
     let questions = questions(&items(), BLOCK_SIZE);
@@ -336,6 +352,13 @@ fn items_that_no_model_of_the_kind_can_answer_are_named() {
     );
     assert_eq!(
         refused(&[item("", ["a", "b", "c", "d"], 0)], &tokenizer(), 4),
+        "the context or an ending of item 1 has no tokens\nhint: remove the item from the file"
+    );
+    let mut marker = item("On", ["[step]", "b", "c", "d"], 0);
+    (marker.activity_label, marker.ctx_a, marker.ctx_b) =
+        (Some("x".into()), Some("On".into()), Some(String::new()));
+    assert_eq!(
+        refused(&[marker], &tokenizer(), 100),
         "the context or an ending of item 1 has no tokens\nhint: remove the item from the file"
     );
 }

@@ -185,6 +185,34 @@ fn a_definition_whose_key_items_lack() {
     assert_eq!(found["hellaswag"]["lm_eval_missing"]["key"], "activity_label");
 }
 
+/// One definition alone gives the numbers that it has beside the other.
+#[test]
+fn one_definition_alone() {
+    let place = place();
+    let of = |more: &[&str]| {
+        measured(&place, &[&["--task=hellaswag", "--file=items.jsonl"], more].concat())["hellaswag"].clone()
+    };
+    let both = of(&[]);
+    for (name, own, other) in
+        [("build-nanogpt", "build_nanogpt", "lm_eval"), ("lm-eval", "lm_eval", "build_nanogpt")]
+    {
+        let found = of(&[&format!("--definition={name}")]);
+        assert_eq!(found[own], both[own]);
+        assert!(found[other].is_null() && found["lm_eval_missing"].is_null());
+    }
+    place.write("old.jsonl", ITEMS.replace("\"activity_label\": \"Love\", ", ""));
+    let eval = ["eval", "--from=nano", "--definition=lm-eval"];
+    let failed = |more: &[&str]| place.failed(&[&eval[..], more].concat());
+    assert_snapshot!(failed(&["--task=hellaswag", "--file=old.jsonl"]), @r#"
+    error: old.jsonl (hellaswag): 1 of 3 items have no "activity_label", which lm-eval needs
+    hint: use the file as it is published, or --definition=build-nanogpt
+    "#);
+    assert_snapshot!(failed(&["--task=wikitext", "--file=text.txt"]), @"
+    error: --definition is of HellaSwag, which is not asked for
+    hint: add --task=hellaswag, or leave --definition out
+    ");
+}
+
 #[test]
 fn tasks_that_are_not_complete() {
     let place = place();
@@ -252,6 +280,11 @@ fn files_that_do_not_suit_the_task_or_the_model() {
     error: failed to open file `none.jsonl`: No such file or directory (os error 2)
     hint: check the path
     ");
+    place.write("empty.jsonl", ITEMS.replace("\"zq xjj.\"", "\" \""));
+    assert_snapshot!(refused("--from=nano", "hellaswag", "empty.jsonl"), @r#"
+    error: empty.jsonl: line 2: "endings" is a list with an empty text, expected a list of 4 texts
+    hint: use the file as it is published, and the task that it is for
+    "#);
     assert_snapshot!(refused("--from=nano", "lambada", "items.jsonl"), @r#"
     error: items.jsonl: line 2 has no key "text"
     hint: use the file as it is published, and the task that it is for

@@ -355,6 +355,8 @@ fn eval() {
                                HellaSwag's is fetched where none is given
           --limit <N>          The first N items of each task only: questions, passages, or lines that
                                are not blank
+          --definition <NAME>  One definition of HellaSwag alone, build-nanogpt or lm-eval, in half the
+                               time of both
           --json               Print the numbers as one JSON object
       -h, --help               Print help
 

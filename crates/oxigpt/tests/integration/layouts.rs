@@ -1,5 +1,7 @@
 //! Data that other programs have prepared: they train as they are.
 
+use std::iter::once;
+
 use serde_json::Value;
 
 use crate::support::{Place, fixture};
@@ -108,4 +110,23 @@ fn tokenizers_of_other_places() {
     place.write("empty/a.txt", "a");
     let message = place.failed(&["prepare", "text", "--input=new.txt", "--tokenizer=empty", "--out=data/x"]);
     assert!(message.contains("there is no tokenizer in empty"), "{message}");
+}
+
+/// Tokens of four bytes, from the text to a sample.
+#[test]
+fn a_vocabulary_that_two_bytes_do_not_hold() {
+    let place = Place::new();
+    // What a sample begins with is one of them.
+    let characters: String = once('\n').chain((0x100..0x11900).filter_map(char::from_u32)).collect();
+    place.write("a.txt", &characters);
+    place.done(&["prepare", "text", "--input=a.txt", "--tokenizer=char", "--out=data/wide"]);
+    let told = place.done(&["data", "wide", "--verify"]);
+    assert!(told.contains("vocabulary 69,633\n") && told.contains(" tokens of 4 bytes in 1 shard"), "{told}");
+    let shape = ["--n_layer=1", "--n_head=1", "--n_embd=8", "--block_size=8", "--batch_size=2"];
+    let run = ["train", "overfit", "--dataset=wide", "--out_dir=run", "--max_iters=1", "--eval_iters=1"];
+    place.done(&[&run[..], &shape].concat());
+    let sample = ["sample", "--from=run", "--start=\u{11000}", "--max-new-tokens=3", "--seed=1"];
+    let text = place.done(&sample);
+    assert_eq!(text.trim_end().chars().count(), 4, "{text:?}");
+    assert!(text.starts_with('\u{11000}'), "{text:?}");
 }

@@ -117,7 +117,7 @@ fn more_threads_than_make_sense() {
     });
 }
 
-/// Keys and values of 4 rows of 1024 positions, at most, in 12 layers of 768.
+/// Keys and values of 8 rows of 1024 positions, at most, in 12 layers of 768.
 #[test]
 fn hellaswag_takes_memory() {
     let memory = |more: &[&str]| {
@@ -125,7 +125,7 @@ fn hellaswag_takes_memory() {
         serde_json::from_str::<serde_json::Value>(&output).unwrap()["memory_bytes"].as_u64().unwrap()
     };
     let more = memory(&["--hellaswag"]) - memory(&[]);
-    assert!((302_000_000..400_000_000).contains(&more), "{more}");
+    assert!((604_000_000..800_000_000).contains(&more), "{more}");
 }
 
 #[test]

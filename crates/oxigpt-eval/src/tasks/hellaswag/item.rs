@@ -28,7 +28,8 @@ pub struct Item {
 /// [`Protocol::LmEval`](super::Protocol) `activity_label`, `ctx_a` and `ctx_b`.
 ///
 /// # Errors
-/// If the file cannot be read, has no items, or has lines that are none.
+/// If the file cannot be read, has no items, or has lines that are none. An ending without text is no ending: the
+/// published files have none, and one definition would divide by its length.
 pub fn read(path: &Path) -> Result<Vec<Item>, TaskError> {
     records::read(path)?.iter().map(item).collect()
 }
@@ -52,6 +53,9 @@ fn endings(record: &Record) -> Result<[String; 4], TaskError> {
     let list = value.as_array().ok_or_else(|| unfit(kind(value).to_owned()))?;
     let text = |value: &Value| {
         let text = value.as_str().ok_or_else(|| unfit(format!("a list with {}", kind(value))))?;
+        if text.trim().is_empty() {
+            return Err(unfit("a list with an empty text".to_owned()));
+        }
         Ok(text.to_owned())
     };
     let texts = list.iter().map(text).collect::<Result<Vec<_>, TaskError>>()?;

@@ -15,4 +15,4 @@ mod scoring;
 pub use item::{Item, read};
 pub use questions::{Missing, Protocol, Questions};
 pub use references::{REFERENCES, Reference};
-pub use scoring::{BATCH_SIZE, HellaSwag, Scores, hellaswag};
+pub use scoring::{HellaSwag, MOST_ITEMS, Scores, hellaswag};

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::Item;
 use super::clean::{capitalize, clean};
+use super::scoring::{BATCH_SIZES, rows_in_batches};
 use crate::tasks::TaskError;
 
 /// A published definition of the task.
@@ -98,9 +99,22 @@ impl Questions {
         positions.max().unwrap_or(1)
     }
 
+    /// How many of them suit each other best side by side, up to `limit` and at least 1.
+    pub fn batch_size(&self, limit: usize) -> usize {
+        let sizes = BATCH_SIZES.into_iter().take_while(|&size| size <= limit.max(1));
+        let both = || [&self.build_nanogpt, &self.lm_eval].into_iter().flatten();
+        let rows = |&size: &usize| both().map(|questions| rows_in_batches(questions, size)).sum::<usize>();
+        sizes.min_by_key(rows).unwrap_or(1)
+    }
+
     /// Questions that are scored: each item once for each definition that applies.
     pub fn len(&self) -> usize {
         [&self.build_nanogpt, &self.lm_eval].into_iter().flatten().map(Vec::len).sum()
+    }
+
+    /// Why [`Protocol::LmEval`] does not apply, where it was asked for.
+    pub fn missing(&self) -> Option<Missing> {
+        self.missing
     }
 
     /// Whether no definition applies.
@@ -118,7 +132,8 @@ impl Question {
     /// Makes room for the longest ending, whose last token is only ever a target.
     fn fit(mut self, item: usize, block_size: usize) -> Result<Question, TaskError> {
         let tokens = self.longest();
-        if self.context.is_empty() || self.endings.iter().any(Vec::is_empty) {
+        // Markers may be all that an ending has, and cleaned away.
+        if self.context.is_empty() || self.endings.iter().any(Vec::is_empty) || self.lengths.contains(&0.0) {
             return Err(TaskError::NoTokens { item });
         }
         if tokens > block_size {

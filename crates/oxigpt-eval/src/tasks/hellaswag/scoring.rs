@@ -14,8 +14,14 @@ use super::questions::Question;
 use super::{Missing, Questions};
 use crate::tasks::{Accuracy, TaskError};
 
-/// Items side by side that suit a CPU: with more of them, products run hardly faster, and more of each pass is padding.
-pub const BATCH_SIZE: usize = 4;
+/// As many items side by side as any file needs: with more of them, products run hardly faster.
+pub const MOST_ITEMS: usize = 16;
+
+/// Items side by side that are chosen from.
+pub(super) const BATCH_SIZES: [usize; 8] = [1, 2, 4, 6, 8, 12, 16, 32];
+
+/// What a pass costs beside its rows, in rows: every product packs its weights anew.
+const PASS_ROWS: usize = 80;
 
 /// How well a model finds the right endings.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,12 +128,7 @@ fn losses(
     questions: &[Question],
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<Option<Vec<[f64; 4]>>, TaskError> {
-    // Ordered by what they are, not by where they stand: the order of the items changes no bit.
-    let mut order: Vec<_> = (0..questions.len()).collect();
-    order.sort_by_key(|&i| {
-        let question = &questions[i];
-        (question.context.len(), question.longest(), &question.context, &question.endings)
-    });
+    let order = order(questions);
     let mut losses = vec![[0.0; 4]; questions.len()];
     let mut done = 0;
     for group in order.chunks(scorer.batch_size()) {
@@ -144,6 +145,33 @@ fn losses(
         }
     }
     Ok(Some(losses))
+}
+
+/// Questions of about the same lengths one after the other. It depends on what they are, not on where they stand: the
+/// order of the items changes no bit.
+fn order(questions: &[Question]) -> Vec<usize> {
+    let mut order: Vec<_> = (0..questions.len()).collect();
+    order.sort_by_key(|&i| {
+        let question = &questions[i];
+        (question.context.len(), question.longest(), &question.context, &question.endings)
+    });
+    order
+}
+
+/// Rows that all products have together, with padding, where so many questions lie side by side; and what their passes
+/// cost in rows.
+pub(super) fn rows_in_batches(questions: &[Question], batch_size: usize) -> usize {
+    let order = order(questions);
+    let rows = |group: &[usize]| {
+        let members = || group.iter().map(|&i| &questions[i]);
+        let shared = members().map(|question| question.context.len()).min().unwrap_or(1) - 1;
+        let columns = |rank: usize| {
+            let end = members().map(|q| q.context.len() + q.endings[by_length(q)[rank]].len() - 1).max();
+            end.unwrap_or(shared) - shared
+        };
+        5 * PASS_ROWS + batch_size * (shared + (0..4).map(columns).sum::<usize>())
+    };
+    order.chunks(batch_size).map(rows).sum()
 }
 
 /// Losses of questions that lie side by side, the shortest context first.

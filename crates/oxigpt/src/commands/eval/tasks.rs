@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use oxigpt_eval::tasks::hellaswag::{Missing, Protocol};
 use oxigpt_eval::tasks::lambada::Passage;
 use oxigpt_eval::tasks::{HellaSwag, Lambada, WikiText, hellaswag, lambada, wikitext};
 use oxigpt_model::{DecodeShape, decode_plan, eval_plan, score_plan};
@@ -14,7 +15,7 @@ use oxigpt_train::settings::BatchSize;
 use serde_json::{Map, Value, json};
 
 use super::{Section, Subject, tables};
-use crate::cli::{EvalArgs, Task};
+use crate::cli::{Definition, EvalArgs, Task};
 use crate::fetch;
 use crate::hint::CliError;
 use crate::model;
@@ -25,6 +26,7 @@ pub(super) struct Asked {
     task: Task,
     path: PathBuf,
     limit: Option<NonZeroUsize>,
+    definition: Option<Definition>,
 }
 
 /// A task whose file has been read.
@@ -66,7 +68,14 @@ impl Task {
 impl Asked {
     /// The tasks of a command line, each with its file.
     pub(super) fn new(args: &EvalArgs) -> Result<Vec<Asked>> {
-        let EvalArgs { task: tasks, file: files, limit, .. } = args;
+        let &EvalArgs { task: ref tasks, file: ref files, limit, definition, .. } = args;
+        if definition.is_some() && !tasks.contains(&Task::HellaSwag) {
+            return Err(CliError::usage(
+                "--definition is of HellaSwag, which is not asked for",
+                "add --task=hellaswag, or leave --definition out",
+            )
+            .into());
+        }
         let without_file = tasks.iter().skip(files.len());
         if let Some(&task) = without_file.clone().find(|task| **task != Task::HellaSwag) {
             let (file, url) = task.published();
@@ -94,7 +103,7 @@ impl Asked {
         }
         let fetched = without_file.map(|_| fetch::hellaswag()).collect::<Result<Vec<_>>>()?;
         let pairs = tasks.iter().zip(files.iter().chain(&fetched));
-        Ok(pairs.map(|(&task, path)| Asked { task, path: path.clone(), limit: *limit }).collect())
+        Ok(pairs.map(|(&task, path)| Asked { task, path: path.clone(), limit, definition }).collect())
     }
 
     /// Reads the file, and puts into tokens what has to be known in them.
@@ -105,9 +114,13 @@ impl Asked {
             Task::HellaSwag => {
                 let mut items = hellaswag::read(&self.path)?;
                 items.truncate(limit);
-                let (block_size, protocols) = (subject.settings.block_size, hellaswag::Protocol::BOTH);
-                let questions = hellaswag::Questions::new(&items, tokenizer, block_size, &protocols);
-                Items::HellaSwag(questions.with_context(|| self.title())?)
+                let (block_size, protocols) = (subject.settings.block_size, self.protocols());
+                let questions = hellaswag::Questions::new(&items, tokenizer, block_size, protocols);
+                let questions = questions.with_context(|| self.title())?;
+                if let Some(missing) = questions.missing().filter(|_| questions.is_empty()) {
+                    return Err(self.impossible(missing, items.len()).into());
+                }
+                Items::HellaSwag(questions)
             }
             Task::Lambada => {
                 let mut passages = lambada::read(&self.path)?;
@@ -117,6 +130,22 @@ impl Asked {
             Task::WikiText => Items::WikiText(first_lines(wikitext::read(&self.path)?, limit)),
         };
         Ok(Opened { asked: self, items })
+    }
+
+    fn protocols(&self) -> &'static [Protocol] {
+        match self.definition {
+            None => &Protocol::BOTH,
+            Some(Definition::BuildNanogpt) => &[Protocol::BuildNanoGpt],
+            Some(Definition::LmEval) => &[Protocol::LmEval],
+        }
+    }
+
+    fn impossible(&self, missing: Missing, items: usize) -> CliError {
+        let Missing { key, items: without } = missing;
+        CliError::failure(
+            format!("{}: {without} of {items} items have no \"{key}\", which lm-eval needs", self.title()),
+            "use the file as it is published, or --definition=build-nanogpt",
+        )
     }
 
     fn title(&self) -> String {
@@ -160,10 +189,11 @@ impl Subject {
     }
 
     fn hellaswag(&self, questions: &hellaswag::Questions) -> Result<HellaSwag> {
-        let rows = match self.settings.batch_size {
-            BatchSize::Rows(rows) => rows.min(hellaswag::BATCH_SIZE),
-            BatchSize::Auto => hellaswag::BATCH_SIZE,
+        let limit = match self.settings.batch_size {
+            BatchSize::Rows(rows) => rows,
+            BatchSize::Auto => hellaswag::MOST_ITEMS,
         };
+        let rows = questions.batch_size(limit);
         let (plan, parameters, scorer) =
             score_plan(&self.config()?, rows, questions.positions(), self.settings.eval_storage())?;
         let mut session = self.session(plan, &parameters)?;
