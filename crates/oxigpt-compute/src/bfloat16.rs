@@ -1,7 +1,7 @@
 //! bfloat16: the upper half of a float32.
 
 /// A number in bfloat16.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]
 pub(crate) struct Bf16(u16);
 

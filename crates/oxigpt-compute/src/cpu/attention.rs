@@ -4,15 +4,18 @@
 //! tile's queries are transposed, and what happens to a score happens to a vector of queries at once. What lies beyond
 //! the diagonal is left out in steps of a few queries.
 //!
-//! Scores and weights are float32, and so are their products. What is stored as bfloat16 is widened tile by tile.
+//! Scores and weights are float32; what they are products of, `attention_words.rs` says.
 //!
 //! Legend: B batch, T positions, H heads, C width, D = C/H, E = D rounded up to [`COLS`], Q = [`TILE`] queries, K keys.
 //! Row `(b,t)` of `qkv` is q, k, v side by side.
 
+use bytemuck::Pod;
+
 use super::attention_row;
 use super::attention_weights::{Queries, half_squares, row_weights, weights};
+use super::attention_words::{Arithmetic, Floats, Pairs, left, transposed};
 use super::bf16::Element;
-use super::block::{COLS, Left, Out, ROWS, Right, Size, multiply};
+use super::block::{COLS, Left, Out, ROWS, Right, Size, Store, Word, multiply};
 use super::gemm::{Matrix, Operand, product};
 use super::memory::{Reals, Shared};
 use super::pool::Pool;
@@ -29,7 +32,7 @@ const ALIGNMENT: usize = 16;
 /// Floats of scratch that each thread needs for attention and its adjoint over `t` keys, heads `d` wide.
 pub(super) fn scratch_len(t: usize, d: usize) -> usize {
     let (t, e) = (t.next_multiple_of(TILE), d.next_multiple_of(COLS));
-    let forward = TILE * (2 * d + 2 * e + t) + 2 * t * d + t;
+    let forward = TILE * (2 * d + 2 * e + t) + (2 * d).max(TILE) * t + t;
     let cached = TILE * t + t;
     forward.max(cached).max(super::attention_backward::scratch_len(t, d, e)) + ALIGNMENT
 }
@@ -122,90 +125,31 @@ pub(super) fn take<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     rest.split_off_mut(..len).expect("scratch is sized for every operator of a plan")
 }
 
-/// A matrix in float32: where it lies, or in a copy.
-///
-/// # Safety
-/// Nobody writes to `from` while the result lives.
-pub(super) unsafe fn widened<'a>(from: Operand<'a>, copy: &'a mut [f32]) -> Matrix<'a> {
-    match from {
-        Operand::F32(from) => from,
-        Operand::Bf16(from) => {
-            let copy = &mut copy[..from.rows * from.cols];
-            for (i, to) in copy.chunks_exact_mut(from.cols).enumerate() {
-                // SAFETY: the caller's promise.
-                scale_row(unsafe { from.row(i) }, 1.0, to);
-            }
-            Matrix::new(Shared::of(copy), from.rows, from.cols)
-        }
-    }
+/// The same, as words.
+pub(super) fn take_words<'a, W: Pod>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [W] {
+    bytemuck::cast_slice_mut(take(rest, len))
 }
 
-/// Up to [`TILE`] rows as the columns of a `[D, TILE]` matrix, times `scale`; zeros in the columns left over.
-///
-/// # Safety
-/// Nobody writes to `from` during the call.
-pub(super) unsafe fn transpose(from: Matrix, scale: f32, to: &mut [f32]) {
-    let mut rows: [&[f32]; TILE] = [&[]; TILE];
-    for (i, row) in rows[..from.rows].iter_mut().enumerate() {
-        // SAFETY: the caller's promise.
-        *row = unsafe { from.row(i) };
-    }
-    transpose_rows(&rows[..from.rows], scale, &mut to[..from.cols * TILE]);
-}
-
-vectorised! {
-    fn transpose_rows(rows: &[&[f32]], scale: f32, to: &mut [f32]) {
-        for (c, column) in to.chunks_exact_mut(TILE).enumerate() {
-            for (to, row) in column.iter_mut().zip(rows) {
-                *to = scale * row[c];
-            }
-            column[rows.len()..].fill(0.0);
-        }
-    }
-}
-
-/// A matrix as right operand: where it lies, or in a padded copy if its rows are no whole number of vectors.
-///
-/// # Safety
-/// Nobody writes to `from` while the result lives.
-pub(super) unsafe fn as_right<'a>(from: Matrix<'a>, copy: &'a mut [f32]) -> Right<'a> {
-    // SAFETY: the caller's promise.
-    let (data, stride) = unsafe { from.span() };
-    if from.cols.is_multiple_of(COLS) {
-        return Right { data, stride };
-    }
-    let e = from.cols.next_multiple_of(COLS);
-    for (to, from_row) in copy.chunks_exact_mut(e).zip(data.chunks(stride)) {
-        to[..from.cols].copy_from_slice(&from_row[..from.cols]);
-        to[from.cols..].fill(0.0);
-    }
-    Right { data: copy, stride: e }
-}
-
-/// A matrix as left operand.
-///
-/// # Safety
-/// Nobody writes to `from` while the result lives.
-pub(super) unsafe fn as_left(from: Matrix) -> Left {
-    // SAFETY: the caller's promise.
-    let (data, row_stride) = unsafe { from.span() };
-    Left { data, row_stride, k_stride: 1 }
-}
-
-/// `[keys, TILE]` products of keys (or values) with transposed queries, as far as these see them: query `i` sees the
-/// first `seen + i` keys.
-pub(super) fn scores(keys: Left, n_keys: usize, queries_dq: &[f32], seen: usize, out: &mut [f32]) {
-    let depth = queries_dq.len() / TILE;
+/// `[keys, TILE]` products of keys (or values) with transposed queries, times `scale`, as far as these see them: query
+/// `i` sees the first `seen + i` keys.
+pub(super) fn scores<W: Word>(
+    (keys, n_keys): (Left<W>, usize),
+    queries_wq: &[W],
+    seen: usize,
+    scale: f32,
+    out: &mut [f32],
+) {
+    let depth = queries_wq.len() / TILE;
     for key in (0..n_keys).step_by(ROWS) {
         let first_query = (key + 1).saturating_sub(seen) / COLS * COLS;
         if first_query >= TILE {
             return;
         }
         let a = Left { data: &keys.data[key * keys.row_stride..], ..keys };
-        let b = Right { data: &queries_dq[first_query..], stride: TILE };
+        let b = Right { data: &queries_wq[first_query..], stride: TILE };
         let mut out = Out { data: &mut out[key * TILE + first_query..], stride: TILE };
         let size = Size { rows: ROWS.min(n_keys - key), cols: TILE - first_query, depth };
-        multiply(&mut out, a, b, size, false);
+        multiply(&mut out, a, b, size, Store::Scaled(scale));
     }
 }
 
@@ -216,30 +160,22 @@ pub(super) fn fill_unseen(scores_kq: &mut [f32], seen: usize, value: f32) {
     }
 }
 
-/// Adds the products of weights `[K, TILE]` with the rows of `right` to `[TILE, E]` sums: for each query over the keys
-/// it sees. The first call writes the sums.
-pub(super) fn weighted_sums(
-    weights_kq: &[f32],
-    right: Right,
+/// Adds the products of weights over keys with the rows of `right` to `[TILE, E]` sums: for each query over the keys it
+/// sees. The first call writes the sums.
+pub(super) fn weighted_sums<A: Arithmetic>(
+    weights: &[A::Word],
+    right: Right<A::Word>,
     (n_queries, n_keys, seen): (usize, usize, usize),
     sums_qe: &mut [f32],
-    add: bool,
+    store: Store,
 ) {
     let e = sums_qe.len() / TILE;
     for query in (0..n_queries).step_by(ROWS) {
         let rows = ROWS.min(n_queries - query);
-        let a = Left { data: &weights_kq[query..], row_stride: 1, k_stride: TILE };
-        let size = Size { rows, cols: e, depth: (seen + query + rows - 1).min(n_keys) };
-        multiply(&mut Out { data: &mut sums_qe[query * e..], stride: e }, a, right, size, add);
-    }
-}
-
-vectorised! {
-    /// `out = scale * x`, in float32.
-    fn scale_row<T: Element>(x: &[T], scale: f32, out: &mut [f32]) {
-        for (out, x) in out.iter_mut().zip(x) {
-            *out = scale * x.get();
-        }
+        let a = Left { data: &weights[query..], row_stride: 1, k_stride: TILE };
+        let depth = (seen + query + rows - 1).min(n_keys).div_ceil(A::STEP);
+        let size = Size { rows, cols: e, depth };
+        multiply(&mut Out { data: &mut sums_qe[query * e..], stride: e }, a, right, size, store);
     }
 }
 
@@ -293,33 +229,36 @@ struct Kept {
 ///
 /// # Safety
 /// Nobody else touches `out`, and nobody writes to `q`, `k`, `v`, during the call.
-unsafe fn attend(tile: Tile, mut scratch: &mut [f32], drop: impl Fn(&mut [f32])) -> Kept {
+unsafe fn attend<A: Arithmetic>(tile: Tile, mut scratch: &mut [f32], drop: impl Fn(&mut [f32])) -> Kept {
     let Tile { kind, q, k, v, out, first, length, scale } = tile;
     let (d, e, n_keys) = (q.cols(), q.cols().next_multiple_of(COLS), k.rows());
     // SAFETY: passed on to the caller.
-    let [q, k, v] = [q, k, v].map(|x| unsafe { widened(x, take(&mut scratch, x.rows() * d)) });
-    let q_dq = take(&mut scratch, d * TILE);
+    let [q, k, v] = [q, k, v].map(|x| unsafe { A::read(x, take(&mut scratch, x.rows() * d / A::STEP)) });
+    let q_wq = take_words(&mut scratch, d / A::STEP * TILE);
     let sums_qe = take(&mut scratch, TILE * e);
-    let v_copy = take(&mut scratch, TILE * e);
+    let v_copy = take_words(&mut scratch, TILE * e);
     let weights_kq = take(&mut scratch, n_keys * TILE);
     let key_halves = take(&mut scratch, n_keys);
     // SAFETY: passed on to the caller.
-    let (mut queries, left) = unsafe {
-        transpose(q, scale, q_dq);
+    let (mut queries, keys) = unsafe {
+        transposed::<A>(q, q_wq);
         if kind.is_gaussian() {
             half_squares(k, scale, key_halves);
         }
-        (Queries::of(kind, q, scale, (first, length)), as_left(k))
+        (Queries::of(kind, q, scale, (first, length)), left::<A>(k))
     };
-    scores(left, n_keys, q_dq, first + 1, weights_kq);
+    scores((keys, n_keys), q_wq, first + 1, scale, weights_kq);
     let range = weights(kind, &mut queries, key_halves, first + 1, weights_kq);
     drop(weights_kq);
+    let rounded = take_words(&mut scratch, n_keys.div_ceil(A::STEP) * TILE);
+    let weights = A::over_keys(weights_kq, rounded);
     for keys in (0..n_keys).step_by(TILE) {
         let block = keys..(keys + TILE).min(n_keys);
         let sizes = (q.rows, block.len(), first + 1 - keys);
+        let store = if keys > 0 { Store::Added } else { Store::Scaled(1.0) };
         // SAFETY: as above.
-        let v = unsafe { as_right(v.rows_part(block), &mut *v_copy) };
-        weighted_sums(&weights_kq[keys * TILE..], v, sizes, sums_qe, keys > 0);
+        let v = unsafe { A::right(v.rows_part(block), &mut *v_copy) };
+        weighted_sums::<A>(&weights[keys / A::STEP * TILE..], v, sizes, sums_qe, store);
     }
     // SAFETY: as above.
     unsafe { copy_out(sums_qe, e, |i| queries.factors[i], out) };
@@ -336,6 +275,20 @@ pub(super) struct Forward<'a> {
 }
 
 pub(super) fn attention(
+    pool: &mut Pool,
+    shape: Shape,
+    operands: Forward,
+    dropout: Option<WeightDropout>,
+    scratch: Shared,
+) {
+    if Pairs::fit([operands.qkv], shape.d) {
+        attention_by::<Pairs>(pool, shape, operands, dropout, scratch);
+    } else {
+        attention_by::<Floats>(pool, shape, operands, dropout, scratch);
+    }
+}
+
+fn attention_by<A: Arithmetic>(
     pool: &mut Pool,
     shape: Shape,
     operands: Forward,
@@ -364,7 +317,7 @@ pub(super) fn attention(
         // SAFETY: each tile writes its own rows and columns of `out`, its own part of what is kept, and its thread's
         // scratch.
         unsafe {
-            let kept = attend(tile, scratch, |weights_kq| {
+            let kept = attend::<A>(tile, scratch, |weights_kq| {
                 if let Some(dropout) = dropout {
                     dropout.apply(&shape, (b, h, start), 0, weights_kq);
                 }

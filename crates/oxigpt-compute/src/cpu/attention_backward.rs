@@ -4,11 +4,11 @@
 //! "FlashAttention", section 3.1), so that everything of a pair is two tiles that stay in the second-level cache.
 
 use super::attention::{
-    Shape, TILE, WeightDropout, as_left, as_right, copy_out, fill_unseen, scores, scratch_of, take,
-    transpose, weighted_sums, widened,
+    Shape, TILE, WeightDropout, copy_out, fill_unseen, scores, scratch_of, take, take_words, weighted_sums,
 };
 use super::attention_weights::{Queries, add_sums, differentiate, distances, half_squares, subtract_own};
-use super::block::{COLS, Left, Out, ROWS, Right, Size, multiply};
+use super::attention_words::{Arithmetic, Floats, Pairs, left, transposed};
+use super::block::{COLS, Left, Out, ROWS, Right, Size, Store, multiply};
 use super::gemm::{Matrix, Operand};
 use super::memory::{Reals, Shared};
 use super::pool::Pool;
@@ -17,7 +17,7 @@ use crate::AttentionKind;
 
 /// Floats of scratch for `t` keys, a multiple of [`TILE`], and heads `d` wide, `e` when padded.
 pub(super) fn scratch_len(t: usize, d: usize, e: usize) -> usize {
-    2 * t * e + 5 * t * d + TILE * (2 * d + 4 * e + 2 * TILE) + 2 * t
+    2 * t * e + 5 * t * d + TILE * (2 * d + 4 * e + 3 * TILE) + 2 * t
 }
 
 /// Operands of [`attention_backward`].
@@ -30,8 +30,23 @@ pub(super) struct Backward<'a> {
     pub(super) dqkv: Reals<'a>,
 }
 
-/// One task a head, because all queries of a head add to the gradients of the same keys and values.
 pub(super) fn attention_backward(
+    pool: &mut Pool,
+    shape: Shape,
+    operands: Backward,
+    dropout: Option<WeightDropout>,
+    scratch: Shared,
+) {
+    let Backward { qkv, softmax, dout, .. } = operands;
+    if Pairs::fit([qkv, dout].into_iter().chain(softmax.map(|(out, _)| out)), shape.d) {
+        backward_by::<Pairs>(pool, shape, operands, dropout, scratch);
+    } else {
+        backward_by::<Floats>(pool, shape, operands, dropout, scratch);
+    }
+}
+
+/// One task a head, because all queries of a head add to the gradients of the same keys and values.
+fn backward_by<A: Arithmetic>(
     pool: &mut Pool,
     shape: Shape,
     operands: Backward,
@@ -45,8 +60,8 @@ pub(super) fn attention_backward(
         let Backward { qkv, softmax, dout, dqkv } = operands;
         let mut scratch = scratch_of(scratch, thread, super::attention::scratch_len(t, d));
         // SAFETY: nobody writes to what the adjoint reads.
-        let mut read = |x| unsafe { widened(x, take(&mut scratch, t * d)) };
-        let head = Head {
+        let mut read = |x| unsafe { A::read(x, take(&mut scratch, t * d)) };
+        let head = Head::<A> {
             kind,
             q: read(part(qkv, 0, 3)),
             k: read(part(qkv, 1, 3)),
@@ -69,14 +84,14 @@ pub(super) fn attention_backward(
 }
 
 /// One head of one sequence, all `[T, D]`.
-struct Head<'a> {
+struct Head<'a, A: Arithmetic> {
     kind: AttentionKind,
-    q: Matrix<'a>,
-    k: Matrix<'a>,
-    v: Matrix<'a>,
+    q: Matrix<'a, A::Element>,
+    k: Matrix<'a, A::Element>,
+    v: Matrix<'a, A::Element>,
     /// The result, and `lse`.
-    softmax: Option<(Matrix<'a>, &'a [f32])>,
-    dout: Matrix<'a>,
+    softmax: Option<(Matrix<'a, A::Element>, &'a [f32])>,
+    dout: Matrix<'a, A::Element>,
     dq: Operand<'a>,
     dk: Operand<'a>,
     dv: Operand<'a>,
@@ -84,17 +99,19 @@ struct Head<'a> {
 }
 
 /// What a tile of queries and a block of keys share.
-struct Pair<'a> {
+struct Pair<'a, A: Arithmetic> {
     kind: AttentionKind,
     scale: f32,
-    /// Queries and gradients of their results, `[D, Q]`.
-    q_dq: &'a mut [f32],
-    dout_dq: &'a mut [f32],
+    /// Queries and gradients of their results, `[W, Q]`.
+    q_wq: &'a mut [A::Word],
+    dout_wq: &'a mut [A::Word],
     weights_kq: &'a mut [f32],
     dscores_kq: &'a mut [f32],
+    /// Room for either as operand.
+    words: &'a mut [A::Word],
 }
 
-impl Head<'_> {
+impl<A: Arithmetic> Head<'_, A> {
     /// # Safety
     /// Nobody else touches `dq`, `dk`, `dv`, and nobody writes to the rest, during the call.
     unsafe fn backward(&self, mut scratch: &mut [f32], drop: impl Fn(usize, usize, &mut [f32])) {
@@ -103,16 +120,17 @@ impl Head<'_> {
         let dk_te = take(&mut scratch, t.next_multiple_of(TILE) * e);
         let dv_te = take(&mut scratch, t.next_multiple_of(TILE) * e);
         let dq_qe = take(&mut scratch, TILE * e);
-        let [q_copy, dout_copy, k_copy] = [(); 3].map(|()| take(&mut scratch, TILE * e));
+        let [q_copy, dout_copy, k_copy] = [(); 3].map(|()| take_words(&mut scratch, TILE * e));
         // Of Gaussian kinds: `s |k|^2 / 2`, and the sums of the gradients of a key's scores.
         let [key_halves, key_sums] = [(); 2].map(|()| take(&mut scratch, t.next_multiple_of(TILE)));
-        let mut pair = Pair {
+        let mut pair = Pair::<A> {
             kind: self.kind,
             scale: self.scale,
-            q_dq: take(&mut scratch, d * TILE),
-            dout_dq: take(&mut scratch, d * TILE),
+            q_wq: take_words(&mut scratch, d / A::STEP * TILE),
+            dout_wq: take_words(&mut scratch, d / A::STEP * TILE),
             weights_kq: take(&mut scratch, TILE * TILE),
             dscores_kq: take(&mut scratch, TILE * TILE),
+            words: take_words(&mut scratch, TILE * TILE),
         };
         let is_gaussian = self.kind.is_gaussian();
         if is_gaussian {
@@ -125,9 +143,9 @@ impl Head<'_> {
             let (q_rows, dout) = (self.q.rows_part(tile(first)), self.dout.rows_part(tile(first)));
             // SAFETY: as above.
             let (queries, q, dout) = unsafe {
-                transpose(q_rows, self.scale, pair.q_dq);
-                transpose(dout, 1.0, pair.dout_dq);
-                (self.queries(first), as_right(q_rows, q_copy), as_right(dout, dout_copy))
+                transposed::<A>(q_rows, pair.q_wq);
+                transposed::<A>(dout, pair.dout_wq);
+                (self.queries(first), A::right(q_rows, q_copy), A::right(dout, dout_copy))
             };
             let n_queries = q_rows.rows;
             let mut query_sums = [0.0; TILE];
@@ -135,7 +153,7 @@ impl Head<'_> {
                 let (n_keys, seen) = (tile(keys).len(), first + 1 - keys);
                 let (k, v) = (self.k.rows_part(tile(keys)), self.v.rows_part(tile(keys)));
                 // SAFETY: as above.
-                let (k_rows, v_rows, k) = unsafe { (as_left(k), as_left(v), as_right(k, k_copy)) };
+                let (k_rows, v_rows, k) = unsafe { (left::<A>(k), left::<A>(v), A::right(k, &mut *k_copy)) };
                 pair.scores((k_rows, v_rows), n_keys, seen);
                 pair.weights(&queries, &key_halves[tile(keys)], seen, |weights| drop(first, keys, weights));
                 if is_gaussian {
@@ -143,12 +161,11 @@ impl Head<'_> {
                     add_sums(dscores_kq, n_queries, &mut query_sums, &mut key_sums[tile(keys)]);
                 }
                 let sizes = (n_queries, n_keys, seen);
-                for (weights, right, sums) in
-                    [(&*pair.weights_kq, dout, &mut *dv_te), (&*pair.dscores_kq, q, &mut *dk_te)]
-                {
-                    sums_over_queries(weights, right, sizes, (&mut sums[keys * e..], e), keys < first);
-                }
-                weighted_sums(pair.dscores_kq, k, sizes, dq_qe, keys > 0);
+                let store = if keys < first { Store::Added } else { Store::Scaled(1.0) };
+                pair.add_values(dout, sizes, (&mut dv_te[keys * e..], e), store);
+                pair.add_keys(q, sizes, (&mut dk_te[keys * e..], e), store);
+                let store = if keys > 0 { Store::Added } else { Store::Scaled(1.0) };
+                pair.add_queries(k, sizes, dq_qe, store);
             }
             // SAFETY: as above.
             unsafe {
@@ -190,11 +207,11 @@ impl Head<'_> {
     }
 }
 
-impl Pair<'_> {
+impl<A: Arithmetic> Pair<'_, A> {
     /// Products, and gradients of weights, as far as queries see keys: the first query sees `seen` of them.
-    fn scores(&mut self, (k, v): (Left, Left), n_keys: usize, seen: usize) {
-        scores(k, n_keys, self.q_dq, seen, self.weights_kq);
-        scores(v, n_keys, self.dout_dq, seen, self.dscores_kq);
+    fn scores(&mut self, (k, v): (Left<A::Word>, Left<A::Word>), n_keys: usize, seen: usize) {
+        scores((k, n_keys), self.q_wq, seen, self.scale, self.weights_kq);
+        scores((v, n_keys), self.dout_wq, seen, 1.0, self.dscores_kq);
     }
 
     /// Weights out of products, and gradients of products out of those of weights; zero where a query does not see a key.
@@ -209,23 +226,65 @@ impl Pair<'_> {
         fill_unseen(weights_kq, seen, 0.0);
         fill_unseen(dscores_kq, seen, 0.0);
         drop(weights_kq);
+        if self.kind.is_gaussian() {
+            // Their sums, which are not products, must be those of what is multiplied: the two nearly cancel.
+            A::round(dscores_kq);
+        }
+    }
+
+    /// Adds to the gradients of values.
+    fn add_values(
+        &mut self,
+        dout: Right<A::Word>,
+        sizes: (usize, usize, usize),
+        sums: (&mut [f32], usize),
+        store: Store,
+    ) {
+        let weights = A::over_queries(&self.weights_kq[..sizes.1 * TILE], self.words);
+        sums_over_queries::<A>(weights, dout, sizes, sums, store);
+    }
+
+    /// Adds to the gradients of keys.
+    fn add_keys(
+        &mut self,
+        q: Right<A::Word>,
+        sizes: (usize, usize, usize),
+        sums: (&mut [f32], usize),
+        store: Store,
+    ) {
+        let dscores = A::over_queries(&self.dscores_kq[..sizes.1 * TILE], self.words);
+        sums_over_queries::<A>(dscores, q, sizes, sums, store);
+    }
+
+    /// Adds to the gradients of queries.
+    fn add_queries(
+        &mut self,
+        k: Right<A::Word>,
+        sizes: (usize, usize, usize),
+        sums: &mut [f32],
+        store: Store,
+    ) {
+        let dscores = A::over_keys(&self.dscores_kq[..sizes.1 * TILE], self.words);
+        weighted_sums::<A>(dscores, k, sizes, sums, store);
     }
 }
 
-/// Adds the products of transposed weights `[K, TILE]` with rows of queries to `[K, E]` sums: for each key over the
-/// queries that see it. A key's first call writes its sums.
-fn sums_over_queries(
-    weights_kq: &[f32],
-    right: Right,
+/// Adds the products of weights over queries with rows of queries to `[K, E]` sums: for each key over the queries that
+/// see it. A key's first call writes its sums.
+fn sums_over_queries<A: Arithmetic>(
+    weights: &[A::Word],
+    right: Right<A::Word>,
     (n_queries, n_keys, seen): (usize, usize, usize),
     (sums_ke, e): (&mut [f32], usize),
-    add: bool,
+    store: Store,
 ) {
+    let row_stride = TILE / A::STEP;
     for key in (0..n_keys).step_by(ROWS) {
-        let first_query = (key + 1).saturating_sub(seen);
-        let a = Left { data: &weights_kq[key * TILE + first_query..], row_stride: TILE, k_stride: 1 };
-        let b = Right { data: &right.data[first_query * right.stride..], ..right };
-        let size = Size { rows: ROWS.min(n_keys - key), cols: e, depth: n_queries - first_query };
-        multiply(&mut Out { data: &mut sums_ke[key * e..], stride: e }, a, b, size, add);
+        let first = (key + 1).saturating_sub(seen) / A::STEP;
+        let a = Left { data: &weights[key * row_stride + first..], row_stride, k_stride: 1 };
+        let b = Right { data: &right.data[first * right.stride..], ..right };
+        let depth = n_queries.div_ceil(A::STEP) - first;
+        let size = Size { rows: ROWS.min(n_keys - key), cols: e, depth };
+        multiply(&mut Out { data: &mut sums_ke[key * e..], stride: e }, a, b, size, store);
     }
 }

@@ -5,6 +5,7 @@
 //! query's keys. Gaussian kinds first turn products into `z = s q.k - s|q|^2/2 - s|k|^2/2`, at most zero.
 
 use super::attention::{TILE, fill_unseen};
+use super::bf16::Element;
 use super::gemm::Matrix;
 use super::simd::{LANES, dot, exp, max, normal, sigmoid, sum, vectorised};
 use crate::{Activation, AttentionKind};
@@ -26,9 +27,9 @@ impl Queries {
     ///
     /// # Safety
     /// Nobody writes to `q` during the call.
-    pub(super) unsafe fn of(
+    pub(super) unsafe fn of<T: Element>(
         kind: AttentionKind,
-        q: Matrix,
+        q: Matrix<T>,
         scale: f32,
         (first, length): (usize, usize),
     ) -> Queries {
@@ -46,7 +47,7 @@ impl Queries {
 ///
 /// # Safety
 /// Nobody writes to `rows` during the call.
-pub(super) unsafe fn half_squares(rows: Matrix, scale: f32, halves: &mut [f32]) {
+pub(super) unsafe fn half_squares<T: Element>(rows: Matrix<T>, scale: f32, halves: &mut [f32]) {
     for (i, half) in halves[..rows.rows].iter_mut().enumerate() {
         // SAFETY: the caller's promise.
         let row = unsafe { rows.row(i) };
@@ -310,9 +311,9 @@ vectorised! {
 }
 
 vectorised! {
-    fn subtract_scaled(to: &mut [f32], factor: f32, from: &[f32]) {
+    fn subtract_scaled<T: Element>(to: &mut [f32], factor: f32, from: &[T]) {
         for (to, from) in to.iter_mut().zip(from) {
-            *to -= factor * from;
+            *to -= factor * from.get();
         }
     }
 }
@@ -322,7 +323,12 @@ vectorised! {
 ///
 /// # Safety
 /// Nobody writes to `from` during the call.
-pub(super) unsafe fn subtract_own(gradients: &mut [f32], width: usize, sums: &[f32], from: Matrix) {
+pub(super) unsafe fn subtract_own<T: Element>(
+    gradients: &mut [f32],
+    width: usize,
+    sums: &[f32],
+    from: Matrix<T>,
+) {
     for (i, gradient) in gradients.chunks_exact_mut(width).take(from.rows).enumerate() {
         // SAFETY: the caller's promise.
         subtract_scaled(gradient, sums[i], unsafe { from.row(i) });

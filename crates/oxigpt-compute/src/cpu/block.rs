@@ -2,6 +2,11 @@
 //!
 //! Unlike a general product, nothing is packed or copied here, so the blocks must be shaped for it: rows of the right
 //! operand and of the result are contiguous, and as wide as some whole vectors.
+//!
+//! Operands are words of four bytes: one float32, or two bfloat16 that are neighbours along the inner dimension. Depths
+//! and strides count words. Sums are float32.
+
+use super::bf16::has_bfloat16;
 
 /// Rows of a tile. Any number is computed, but those left over one by one.
 pub(super) const ROWS: usize = 8;
@@ -9,18 +14,18 @@ pub(super) const ROWS: usize = 8;
 /// Columns of a result must be a multiple of this.
 pub(super) const COLS: usize = 16;
 
-/// The left operand: element `(row, k)` is `data[row * row_stride + k * k_stride]`.
+/// The left operand: word `(row, k)` is `data[row * row_stride + k * k_stride]`.
 #[derive(Clone, Copy)]
-pub(super) struct Left<'a> {
-    pub(super) data: &'a [f32],
+pub(super) struct Left<'a, W = f32> {
+    pub(super) data: &'a [W],
     pub(super) row_stride: usize,
     pub(super) k_stride: usize,
 }
 
 /// The right operand: row `k` begins at `data[k * stride]`.
 #[derive(Clone, Copy)]
-pub(super) struct Right<'a> {
-    pub(super) data: &'a [f32],
+pub(super) struct Right<'a, W = f32> {
+    pub(super) data: &'a [W],
     pub(super) stride: usize,
 }
 
@@ -38,13 +43,71 @@ pub(super) struct Size {
     pub(super) depth: usize,
 }
 
-/// `out = a b`, or `out += a b` if `accumulate`.
-pub(super) fn multiply(out: &mut Out, a: Left, b: Right, size: Size, accumulate: bool) {
+/// What becomes of a product.
+#[derive(Clone, Copy)]
+pub(super) enum Store {
+    /// The result, times this.
+    Scaled(f32),
+    /// Added to the result.
+    Added,
+}
+
+/// What operands consist of: `f32`, or `u32` for pairs of bfloat16, the first in the low half.
+pub(super) trait Word: Copy {
+    /// Whether this processor multiplies them.
+    fn can_be_multiplied() -> bool;
+
+    /// # Safety
+    /// Every access that the sizes imply is in bounds, and [`Word::can_be_multiplied`].
+    unsafe fn tiles(operands: &Operands<Self>);
+}
+
+impl Word for f32 {
+    fn can_be_multiplied() -> bool {
+        true
+    }
+
+    unsafe fn tiles(operands: &Operands<f32>) {
+        // SAFETY: the caller's promise; instructions are used where they exist.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx512f") {
+                    return x86::avx512(operands);
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    return x86::avx2(operands);
+                }
+            }
+            tiles::<Portable, 4, 2>(operands);
+        }
+    }
+}
+
+impl Word for u32 {
+    fn can_be_multiplied() -> bool {
+        has_bfloat16()
+    }
+
+    unsafe fn tiles(operands: &Operands<u32>) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller's promise.
+        unsafe {
+            x86::pairs(operands);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("no instructions for {} pairs", operands.size.depth);
+    }
+}
+
+/// `out = scale * a b`, or `out += a b`.
+pub(super) fn multiply<W: Word>(out: &mut Out, a: Left<W>, b: Right<W>, size: Size, store: Store) {
     let Size { rows, cols, depth } = size;
     assert!(rows > 0 && depth > 0 && cols.is_multiple_of(COLS));
     assert!(out.data.len() >= (rows - 1) * out.stride + cols);
     assert!(a.data.len() > (rows - 1) * a.row_stride + (depth - 1) * a.k_stride);
     assert!(b.data.len() >= (depth - 1) * b.stride + cols);
+    assert!(W::can_be_multiplied());
     let operands = Operands {
         out: out.data.as_mut_ptr(),
         out_stride: out.stride,
@@ -54,99 +117,130 @@ pub(super) fn multiply(out: &mut Out, a: Left, b: Right, size: Size, accumulate:
         b: b.data.as_ptr(),
         b_stride: b.stride,
         size,
-        accumulate,
+        store,
     };
-    // SAFETY: the asserts above keep every access inside its slice, and instructions are used where they exist.
-    unsafe {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                return x86::avx512(&operands);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return x86::avx2(&operands);
-            }
-        }
-        tiles::<[f32; 4], 4, 2>(&operands);
-    }
+    // SAFETY: the asserts above keep every access inside its slice.
+    unsafe { W::tiles(&operands) };
 }
 
 /// [`multiply`]'s operands without their lengths.
-struct Operands {
+pub(super) struct Operands<W> {
     out: *mut f32,
     out_stride: usize,
-    a: *const f32,
+    a: *const W,
     a_row: usize,
     a_k: usize,
-    b: *const f32,
+    b: *const W,
     b_stride: usize,
     size: Size,
-    accumulate: bool,
+    store: Store,
 }
 
-/// A vector register.
-trait Vector: Copy {
+/// An instruction set: vectors of sums, and of words.
+trait Unit {
+    type Word: Copy;
+    type Words: Copy;
+    type Sums: Copy;
+    /// Sums of a vector.
     const LANES: usize;
 
+    /// The same number everywhere.
+    ///
     /// # Safety
-    /// The processor has the instructions of this type; so for all methods.
-    unsafe fn splat(x: f32) -> Self;
+    /// The processor has the instructions of this type; so for all functions.
+    unsafe fn sums(x: f32) -> Self::Sums;
 
     /// # Safety
     /// `from` points to `LANES` floats.
-    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn load_sums(from: *const f32) -> Self::Sums;
 
     /// # Safety
     /// `to` points to `LANES` floats.
-    unsafe fn store(self, to: *mut f32);
+    unsafe fn store(sums: Self::Sums, to: *mut f32);
 
-    /// `self * a + b`.
+    /// # Safety
+    /// As [`Unit::sums`].
+    unsafe fn scale(sums: Self::Sums, by: Self::Sums) -> Self::Sums;
+
+    /// The same word everywhere.
     ///
     /// # Safety
-    /// As [`Vector::splat`].
-    unsafe fn mul_add(self, a: Self, b: Self) -> Self;
+    /// As [`Unit::sums`].
+    unsafe fn splat(word: Self::Word) -> Self::Words;
+
+    /// # Safety
+    /// `from` points to `LANES` words.
+    unsafe fn load(from: *const Self::Word) -> Self::Words;
+
+    /// `a * b + sums`.
+    ///
+    /// # Safety
+    /// As [`Unit::sums`].
+    unsafe fn multiply_add(a: Self::Words, b: Self::Words, sums: Self::Sums) -> Self::Sums;
 }
 
-impl Vector for [f32; 4] {
+/// What the compiler makes of loops.
+struct Portable;
+
+impl Unit for Portable {
+    type Word = f32;
+    type Words = [f32; 4];
+    type Sums = [f32; 4];
     const LANES: usize = 4;
 
     #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
+    unsafe fn sums(x: f32) -> [f32; 4] {
         [x; 4]
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
+    unsafe fn load_sums(from: *const f32) -> [f32; 4] {
         // SAFETY: the caller's promise.
-        unsafe { from.cast::<Self>().read_unaligned() }
+        unsafe { from.cast::<[f32; 4]>().read_unaligned() }
     }
 
     #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
+    unsafe fn store(sums: [f32; 4], to: *mut f32) {
         // SAFETY: the caller's promise.
-        unsafe { to.cast::<Self>().write_unaligned(self) }
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(sums) }
     }
 
     #[inline(always)]
-    unsafe fn mul_add(self, a: Self, b: Self) -> Self {
-        std::array::from_fn(|i| self[i].mul_add(a[i], b[i]))
+    unsafe fn scale(sums: [f32; 4], by: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| sums[i] * by[i])
+    }
+
+    #[inline(always)]
+    unsafe fn splat(word: f32) -> [f32; 4] {
+        [word; 4]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> [f32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load_sums(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(a: [f32; 4], b: [f32; 4], sums: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| a[i].mul_add(b[i], sums[i]))
     }
 }
 
 /// All tiles of `TALL` rows by `WIDE` vectors; rows and columns left over one by one.
 ///
 /// # Safety
-/// Every access that the sizes imply is in bounds, and the processor has `V`'s instructions.
+/// Every access that the sizes imply is in bounds, and the processor has `U`'s instructions.
 #[inline(always)]
-unsafe fn tiles<V: Vector, const TALL: usize, const WIDE: usize>(operands: &Operands) {
+unsafe fn tiles<U: Unit, const TALL: usize, const WIDE: usize>(operands: &Operands<U::Word>) {
     let rows = operands.size.rows;
     // SAFETY: passed on to the caller.
     unsafe {
         for row in (0..rows / TALL * TALL).step_by(TALL) {
-            strip::<V, TALL, WIDE>(operands, row);
+            strip::<U, TALL, WIDE>(operands, row);
         }
         for row in rows / TALL * TALL..rows {
-            strip::<V, 1, WIDE>(operands, row);
+            strip::<U, 1, WIDE>(operands, row);
         }
     }
 }
@@ -156,17 +250,17 @@ unsafe fn tiles<V: Vector, const TALL: usize, const WIDE: usize>(operands: &Oper
 /// # Safety
 /// As [`tiles`].
 #[inline(always)]
-unsafe fn strip<V: Vector, const TALL: usize, const WIDE: usize>(operands: &Operands, row: usize) {
+unsafe fn strip<U: Unit, const TALL: usize, const WIDE: usize>(operands: &Operands<U::Word>, row: usize) {
     let (cols, mut col) = (operands.size.cols, 0);
     // SAFETY: passed on to the caller.
     unsafe {
-        while col + WIDE * V::LANES <= cols {
-            tile::<V, TALL, WIDE>(operands, row, col);
-            col += WIDE * V::LANES;
+        while col + WIDE * U::LANES <= cols {
+            tile::<U, TALL, WIDE>(operands, row, col);
+            col += WIDE * U::LANES;
         }
         while col < cols {
-            tile::<V, TALL, 1>(operands, row, col);
-            col += V::LANES;
+            tile::<U, TALL, 1>(operands, row, col);
+            col += U::LANES;
         }
     }
 }
@@ -176,36 +270,41 @@ unsafe fn strip<V: Vector, const TALL: usize, const WIDE: usize>(operands: &Oper
 /// # Safety
 /// As [`tiles`].
 #[inline(always)]
-unsafe fn tile<V: Vector, const TALL: usize, const WIDE: usize>(operands: &Operands, row: usize, col: usize) {
-    let Operands { out_stride, a_row, a_k, b_stride, accumulate, .. } = *operands;
+unsafe fn tile<U: Unit, const TALL: usize, const WIDE: usize>(
+    operands: &Operands<U::Word>,
+    row: usize,
+    col: usize,
+) {
+    let Operands { out_stride, a_row, a_k, b_stride, store, .. } = *operands;
     // SAFETY: passed on to the caller.
     unsafe {
         let out = operands.out.add(row * out_stride + col);
         let (a, b) = (operands.a.add(row * a_row), operands.b.add(col));
-        let mut sums = [[V::splat(0.0); WIDE]; TALL];
-        if accumulate {
+        let mut sums = [[U::sums(0.0); WIDE]; TALL];
+        if let Store::Added = store {
             for i in 0..TALL {
                 for j in 0..WIDE {
-                    sums[i][j] = V::load(out.add(i * out_stride + j * V::LANES));
+                    sums[i][j] = U::load_sums(out.add(i * out_stride + j * U::LANES));
                 }
             }
         }
         for k in 0..operands.size.depth {
             let b_row = b.add(k * b_stride);
-            let mut right = [V::splat(0.0); WIDE];
-            for j in 0..WIDE {
-                right[j] = V::load(b_row.add(j * V::LANES));
+            let mut right = [U::load(b_row); WIDE];
+            for j in 1..WIDE {
+                right[j] = U::load(b_row.add(j * U::LANES));
             }
             for i in 0..TALL {
-                let left = V::splat(*a.add(i * a_row + k * a_k));
+                let left = U::splat(*a.add(i * a_row + k * a_k));
                 for j in 0..WIDE {
-                    sums[i][j] = left.mul_add(right[j], sums[i][j]);
+                    sums[i][j] = U::multiply_add(left, right[j], sums[i][j]);
                 }
             }
         }
+        let scale = U::sums(if let Store::Scaled(scale) = store { scale } else { 1.0 });
         for i in 0..TALL {
             for j in 0..WIDE {
-                sums[i][j].store(out.add(i * out_stride + j * V::LANES));
+                U::store(U::scale(sums[i][j], scale), out.add(i * out_stride + j * U::LANES));
             }
         }
     }
@@ -214,20 +313,30 @@ unsafe fn tile<V: Vector, const TALL: usize, const WIDE: usize>(operands: &Opera
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        __m256, __m512, __m512bh, __m512i, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps,
+        _mm256_storeu_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+        _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_storeu_ps,
     };
+    use std::mem::transmute;
 
-    use super::{Operands, Vector, tiles};
+    use super::{Operands, Unit, tiles};
 
     /// 16 of 32 registers hold sums: enough to hide the latency of two units.
     ///
     /// # Safety
     /// As [`tiles`], with AVX-512.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn avx512(operands: &Operands) {
+    pub(super) unsafe fn avx512(operands: &Operands<f32>) {
         // SAFETY: passed on to the caller.
-        unsafe { tiles::<__m512, 8, 2>(operands) }
+        unsafe { tiles::<Avx512, 8, 2>(operands) }
+    }
+
+    /// # Safety
+    /// As [`tiles`], with AVX-512 BF16.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) unsafe fn pairs(operands: &Operands<u32>) {
+        // SAFETY: passed on to the caller.
+        unsafe { tiles::<Pairs, 8, 2>(operands) }
     }
 
     /// 8 of 16 registers hold sums.
@@ -235,48 +344,118 @@ mod x86 {
     /// # Safety
     /// As [`tiles`], with AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(operands: &Operands) {
+    pub(super) unsafe fn avx2(operands: &Operands<f32>) {
         // SAFETY: passed on to the caller.
-        unsafe { tiles::<__m256, 4, 2>(operands) }
+        unsafe { tiles::<Avx2, 4, 2>(operands) }
     }
 
-    macro_rules! vector {
-        ($type:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $fmadd:ident) => {
-            impl Vector for $type {
+    struct Avx512;
+    struct Avx2;
+    struct Pairs;
+
+    /// An instruction set, its types, and how it does what [`Unit`] asks for.
+    macro_rules! unit {
+        ($unit:ty, $word:ty, $words:ty, $sums:ty, $lanes:literal,
+         $set1:ident, $load_sums:ident, $store:ident, $mul:ident,
+         |$at:ident| $load:expr, |$one:ident| $splat:expr, |$a:ident, $b:ident, $c:ident| $fma:expr) => {
+            impl Unit for $unit {
+                type Word = $word;
+                type Words = $words;
+                type Sums = $sums;
                 const LANES: usize = $lanes;
 
                 #[inline(always)]
-                unsafe fn splat(x: f32) -> Self {
+                unsafe fn sums(x: f32) -> $sums {
                     // SAFETY: the caller's promise; so below.
-                    unsafe { $splat(x) }
+                    unsafe { $set1(x) }
                 }
 
                 #[inline(always)]
-                unsafe fn load(from: *const f32) -> Self {
+                unsafe fn load_sums(from: *const f32) -> $sums {
                     // SAFETY: as above.
-                    unsafe { $load(from) }
+                    unsafe { $load_sums(from) }
                 }
 
                 #[inline(always)]
-                unsafe fn store(self, to: *mut f32) {
+                unsafe fn store(sums: $sums, to: *mut f32) {
                     // SAFETY: as above.
-                    unsafe { $store(to, self) }
+                    unsafe { $store(to, sums) }
                 }
 
                 #[inline(always)]
-                unsafe fn mul_add(self, a: Self, b: Self) -> Self {
+                unsafe fn scale(sums: $sums, by: $sums) -> $sums {
                     // SAFETY: as above.
-                    unsafe { $fmadd(self, a, b) }
+                    unsafe { $mul(sums, by) }
+                }
+
+                #[inline(always)]
+                unsafe fn splat($one: $word) -> $words {
+                    // SAFETY: as above.
+                    unsafe { $splat }
+                }
+
+                #[inline(always)]
+                unsafe fn load($at: *const $word) -> $words {
+                    // SAFETY: as above.
+                    unsafe { $load }
+                }
+
+                #[inline(always)]
+                unsafe fn multiply_add($a: $words, $b: $words, $c: $sums) -> $sums {
+                    // SAFETY: as above.
+                    unsafe { $fma }
                 }
             }
         };
     }
-    vector!(__m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
-    vector!(__m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
+    unit!(
+        Avx512,
+        f32,
+        __m512,
+        __m512,
+        16,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_mul_ps,
+        |at| _mm512_loadu_ps(at),
+        |one| _mm512_set1_ps(one),
+        |a, b, sums| _mm512_fmadd_ps(a, b, sums)
+    );
+    unit!(
+        Avx2,
+        f32,
+        __m256,
+        __m256,
+        8,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_mul_ps,
+        |at| _mm256_loadu_ps(at),
+        |one| _mm256_set1_ps(one),
+        |a, b, sums| _mm256_fmadd_ps(a, b, sums)
+    );
+    // A __m512bh is any 64 bytes.
+    unit!(
+        Pairs,
+        u32,
+        __m512bh,
+        __m512,
+        16,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_mul_ps,
+        |at| transmute::<__m512i, __m512bh>(_mm512_loadu_si512(at.cast())),
+        |one| transmute::<__m512i, __m512bh>(_mm512_set1_epi32(one.cast_signed())),
+        |a, b, sums| _mm512_dpbf16_ps(sums, a, b)
+    );
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::bf16::pair;
     use super::*;
 
     fn numbers(n: usize, seed: f32) -> Vec<f32> {
@@ -287,23 +466,24 @@ mod tests {
     fn every_path_multiplies_strided_and_transposed_blocks() {
         let (a, b) = (numbers(40 * 40, 0.37), numbers(40 * 50, 0.73));
         let size = Size { rows: 19, cols: 48, depth: 13 };
-        for (row_stride, k_stride, accumulate) in [(40, 1, false), (1, 40, true)] {
-            let expected: Vec<f32> = (0..19 * 48)
-                .map(|at| {
-                    let (i, j) = (at / 48, at % 48);
-                    let sum: f32 = (0..13).map(|k| a[i * row_stride + k * k_stride] * b[k * 50 + j]).sum();
-                    sum + if accumulate { 2.0 } else { 0.0 }
-                })
-                .collect();
+        for (row_stride, k_stride, store) in [(40, 1, Store::Scaled(0.5)), (1, 40, Store::Added)] {
+            let sum = |i: usize, j: usize| -> f32 {
+                (0..13).map(|k| a[i * row_stride + k * k_stride] * b[k * 50 + j]).sum()
+            };
+            let expected = |at: usize| match store {
+                Store::Scaled(scale) => scale * sum(at / 48, at % 48),
+                Store::Added => 2.0 + sum(at / 48, at % 48),
+            };
             let check = |run: &dyn Fn(&mut [f32])| {
                 let mut out = vec![2.0; 19 * 48];
                 run(&mut out);
-                for (found, expected) in out.iter().zip(&expected) {
+                for (at, found) in out.iter().enumerate() {
+                    let expected = expected(at);
                     assert!((found - expected).abs() < 1e-5, "{found} {expected}");
                 }
             };
             let (left, right) = (Left { data: &a, row_stride, k_stride }, Right { data: &b, stride: 50 });
-            check(&|out| multiply(&mut Out { data: out, stride: 48 }, left, right, size, accumulate));
+            check(&|out| multiply(&mut Out { data: out, stride: 48 }, left, right, size, store));
             let operands = |out: &mut [f32]| Operands {
                 out: out.as_mut_ptr(),
                 out_stride: 48,
@@ -313,16 +493,40 @@ mod tests {
                 b: b.as_ptr(),
                 b_stride: 50,
                 size,
-                accumulate,
+                store,
             };
             // SAFETY: sizes as above; instructions are used where they exist.
             unsafe {
-                check(&|out| tiles::<[f32; 4], 4, 2>(&operands(out)));
+                check(&|out| tiles::<Portable, 4, 2>(&operands(out)));
                 #[cfg(target_arch = "x86_64")]
                 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                     check(&|out| x86::avx2(&operands(out)));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn pairs_are_multiplied_and_added_up() {
+        if !u32::can_be_multiplied() {
+            return;
+        }
+        // Eighths are exact in bfloat16.
+        let eighths = |n: usize, seed: usize| (0..n).map(move |i| (i * seed % 17) as f32 / 8.0 - 1.0);
+        let words = |numbers: Vec<f32>| -> Vec<u32> {
+            numbers.as_chunks::<2>().0.iter().map(|&[one, other]| pair(one, other)).collect()
+        };
+        let (a, b): (Vec<f32>, Vec<f32>) =
+            (eighths(2 * 11 * 5, 7).collect(), eighths(2 * 5 * 32, 5).collect());
+        let (left, right) = (words(a.clone()), words(b.clone()));
+        let mut out = vec![1.0; 11 * 32];
+        let a_words = Left { data: &left, row_stride: 5, k_stride: 1 };
+        let (size, b_words) = (Size { rows: 11, cols: 32, depth: 5 }, Right { data: &right, stride: 32 });
+        multiply(&mut Out { data: &mut out, stride: 32 }, a_words, b_words, size, Store::Added);
+        for (at, found) in out.into_iter().enumerate() {
+            let (i, j) = (at / 32, at % 32);
+            let product = |k: usize| a[2 * (5 * i + k / 2) + k % 2] * b[2 * (32 * (k / 2) + j) + k % 2];
+            assert_eq!(found, 1.0 + (0..10).map(product).sum::<f32>());
         }
     }
 }

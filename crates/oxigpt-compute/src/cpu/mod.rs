@@ -7,6 +7,7 @@ mod attention;
 mod attention_backward;
 mod attention_row;
 mod attention_weights;
+mod attention_words;
 mod bf16;
 mod block;
 mod classifier;

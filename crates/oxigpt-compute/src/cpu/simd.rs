@@ -4,6 +4,8 @@
 //! The standard library's `exp` and `tanh` are calls, which no loop around them survives; those here are a few
 //! fused multiply-adds. (Without the instruction, `mul_add` is a slow but exact call: results do not depend on it.)
 
+use super::bf16::Element;
+
 /// Floats that one step of a reduction adds up side by side: a fixed number, so that a sum has the same order on
 /// every machine.
 pub(crate) const LANES: usize = 16;
@@ -99,25 +101,25 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 /// Sums `f` of the elements of some slices of one length, in [`LANES`] running sums that are added up pairwise at
 /// the end.
 #[inline(always)]
-pub(crate) fn sum<const K: usize>(slices: [&[f32]; K], f: impl Fn([f32; K]) -> f32) -> f32 {
+pub(crate) fn sum<T: Element, const K: usize>(slices: [&[T]; K], f: impl Fn([f32; K]) -> f32) -> f32 {
     let n = slices.iter().map(|slice| slice.len()).min().unwrap_or(0);
     let chunks = slices.map(|slice| slice[..n].as_chunks::<LANES>());
     let mut lanes = [0.0f32; LANES];
     for c in 0..n / LANES {
         let chunk = chunks.map(|(whole, _)| &whole[c]);
         for lane in 0..LANES {
-            lanes[lane] += f(chunk.map(|chunk| chunk[lane]));
+            lanes[lane] += f(chunk.map(|chunk| chunk[lane].get()));
         }
     }
     for lane in 0..n % LANES {
-        lanes[lane] += f(chunks.map(|(_, rest)| rest[lane]));
+        lanes[lane] += f(chunks.map(|(_, rest)| rest[lane].get()));
     }
     fold(lanes, |a, b| a + b)
 }
 
 vectorised! {
     /// Sum of the products of two slices.
-    fn dot(a: &[f32], b: &[f32]) -> f32 {
+    fn dot<T: Element>(a: &[T], b: &[T]) -> f32 {
         sum([a, b], |[a, b]| a * b)
     }
 }

@@ -38,7 +38,7 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
 /// Bits of the first `n` of 32 lanes.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn lanes(n: usize) -> u32 {
+pub(super) fn lanes(n: usize) -> u32 {
     if n >= 32 { u32::MAX } else { (1 << n) - 1 }
 }
 

@@ -18,7 +18,7 @@ use std::ops::Range;
 pub(super) use element::Element;
 use kernel::{Start, Sums, multiply};
 use pack::pack;
-pub(super) use pack::pair;
+pub(super) use pack::{pair, pairs_across, pairs_along};
 
 use super::gemm::{Matrix, Operand, Product, Tile};
 use super::memory::Shared;

@@ -51,6 +51,41 @@ unsafe fn pack_as<T: Element>(from: Matrix<T>, lanes: usize, width: usize, to: &
     }
 }
 
+/// Rounds numbers, two neighbours to a word.
+pub(crate) fn pairs_along(from: &[f32], to: &mut [u32]) {
+    assert_eq!(from.len(), 2 * to.len());
+    #[cfg(target_arch = "x86_64")]
+    if has_bfloat16() {
+        // SAFETY: the processor has the instructions, and both slices are as long as they must be.
+        return unsafe { x86::along(from.as_ptr(), from.len(), to.as_mut_ptr()) };
+    }
+    for (to, &[one, other]) in to.iter_mut().zip(from.as_chunks().0) {
+        *to = pair(one, other);
+    }
+}
+
+/// Rounds rows, `stride` apart and `cols` long, two neighbours to a row of words, `width` long. An odd row's neighbour is
+/// zero, and so is what is left over of the width.
+pub(crate) fn pairs_across<T: Element>(
+    from: &[T],
+    (rows, cols, stride): (usize, usize, usize),
+    width: usize,
+    to: &mut [u32],
+) {
+    assert!(rows > 0 && cols <= width && from.len() >= (rows - 1) * stride + cols);
+    let to = &mut to[..rows.div_ceil(2) * width];
+    #[cfg(target_arch = "x86_64")]
+    if has_bfloat16() {
+        // SAFETY: the processor has the instructions, and both slices are as long as they must be.
+        return unsafe { x86::across(from.as_ptr(), (rows, cols, stride), width, to.as_mut_ptr()) };
+    }
+    for (to, rows) in to.chunks_exact_mut(width).zip(from.chunks(2 * stride)) {
+        let other = |i: usize| rows.get(stride + i).map_or(0.0, |x| x.get());
+        (0..cols).for_each(|i| to[i] = pair(rows[i].get(), other(i)));
+        to[cols..].fill(0);
+    }
+}
+
 /// What is packed, and how.
 struct Shape {
     rows: usize,
@@ -88,12 +123,55 @@ unsafe fn portable<T: Element>(from: Matrix<T>, shape: &Shape, to: &mut [u32]) {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m512i, _mm512_loadu_si512, _mm512_permutex2var_epi16, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-        _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-        _mm512_unpacklo_epi64,
+        __m512i, _mm512_loadu_si512, _mm512_mask_storeu_epi16, _mm512_mask_storeu_epi32,
+        _mm512_permutex2var_epi16, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
+        _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
     };
 
+    use super::super::element::lanes;
     use super::{Element, Shape};
+
+    /// # Safety
+    /// As [`interleave`]: `from` has `n` numbers, and `to` room for half as many words.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    pub(super) unsafe fn along(from: *const f32, n: usize, to: *mut u32) {
+        for at in (0..n).step_by(32) {
+            // SAFETY: the caller's promise; lanes that are masked out are neither read nor written.
+            unsafe {
+                let words = f32::load_rounded(from.add(at), n - at);
+                _mm512_mask_storeu_epi16(to.add(at / 2).cast(), lanes(n - at), words);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`interleave`]: `from` has so many rows, and `to` room for half as many of `width` words.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    pub(super) unsafe fn across<T: Element>(
+        from: *const T,
+        (rows, cols, stride): (usize, usize, usize),
+        width: usize,
+        to: *mut u32,
+    ) {
+        // SAFETY: the caller's promise; lanes that are masked out are neither read nor written.
+        unsafe {
+            let [low, high] = [0, 1].map(|half| _mm512_loadu_si512(HALVES[half].as_ptr().cast()));
+            for row in (0..rows).step_by(2) {
+                let (from, to) = (from.add(row * stride), to.add(row / 2 * width));
+                for at in (0..width).step_by(32) {
+                    let n = cols.saturating_sub(at);
+                    let load = |row: usize| T::load_rounded(from.wrapping_add(row * stride + at), n);
+                    let one = load(0);
+                    let other = if row + 1 < rows { load(1) } else { _mm512_setzero_si512() };
+                    let (to, lanes) = (to.add(at), lanes(width - at));
+                    let words = _mm512_permutex2var_epi16(one, low, other);
+                    _mm512_mask_storeu_epi32(to.cast(), lanes as u16, words);
+                    let words = _mm512_permutex2var_epi16(one, high, other);
+                    _mm512_mask_storeu_epi32(to.wrapping_add(16).cast(), (lanes >> 16) as u16, words);
+                }
+            }
+        }
+    }
 
     /// Rows lie across panels: element `(row, k)` is `first[k * stride + row]`. Memory is read in the order in which it
     /// lies.
@@ -102,8 +180,6 @@ mod x86 {
     /// The processor has AVX-512 BW and BF16; the matrix can be read, and its panels written to `to`.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
     pub(super) unsafe fn interleave<T: Element>(first: *const T, stride: usize, shape: &Shape, to: *mut u32) {
-        /// Neighbours of both operands side by side: those of the lower halves, and of the upper ones.
-        static HALVES: [[u16; 32]; 2] = halves();
         // SAFETY: the caller's promise.
         unsafe {
             let [low, high] = [0, 1].map(|half| _mm512_loadu_si512(HALVES[half].as_ptr().cast()));
@@ -126,6 +202,9 @@ mod x86 {
             }
         }
     }
+
+    /// Neighbours of two vectors side by side: those of the lower halves, and of the upper ones.
+    static HALVES: [[u16; 32]; 2] = halves();
 
     const fn halves() -> [[u16; 32]; 2] {
         let mut halves = [[0; 32]; 2];
@@ -200,6 +279,31 @@ mod x86 {
 mod tests {
     use super::*;
     use crate::cpu::memory::Shared;
+
+    #[test]
+    fn neighbours_along_and_across() {
+        let x: Vec<f32> = (0..5 * 80).map(|i| (i as f32 * 0.37).sin()).collect();
+        for n in [0, 2, 30, 32, 34, 64, 70] {
+            let mut words = vec![7; n / 2];
+            pairs_along(&x[..n], &mut words);
+            for (i, word) in words.into_iter().enumerate() {
+                assert_eq!(word, pair(x[2 * i], x[2 * i + 1]), "{n} {i}");
+            }
+        }
+        for (rows, cols, width) in [(1, 1, 16), (2, 16, 16), (5, 40, 48), (4, 64, 64), (3, 33, 80)] {
+            let mut words = vec![7; rows.div_ceil(2) * width + 3];
+            pairs_across(&x, (rows, cols, 80), width, &mut words);
+            for (at, word) in words.into_iter().enumerate() {
+                let (row, col) = (2 * (at / width), at % width);
+                let expected = match row {
+                    _ if row >= rows => 7,
+                    _ if col >= cols => 0,
+                    _ => pair(x[row * 80 + col], if row + 1 < rows { x[(row + 1) * 80 + col] } else { 0.0 }),
+                };
+                assert_eq!(word, expected, "{rows} {cols} {width}: {row} {col}");
+            }
+        }
+    }
 
     #[test]
     fn all_ways_of_packing_agree() {
