@@ -1,6 +1,6 @@
 //! The two arithmetics of attention's products: float32, and bfloat16 with float32 sums.
 //!
-//! Products take words (see `block.rs`): one float32, or two bfloat16 that are neighbours along the inner dimension. What
+//! Products take words (see `block/`): one float32, or two bfloat16 that are neighbours along the inner dimension. What
 //! is stored in bfloat16 is multiplied where it lies if that dimension runs along its rows. Scores are exact products
 //! then, as they would be in float32; weights and gradients of scores are rounded before they are multiplied.
 //!

@@ -290,7 +290,7 @@ mod tests {
                 assert_eq!(word, pair(x[2 * i], x[2 * i + 1]), "{n} {i}");
             }
         }
-        for (rows, cols, width) in [(1, 1, 16), (2, 16, 16), (5, 40, 48), (4, 64, 64), (3, 33, 80)] {
+        for (rows, cols, width) in [(1_usize, 1, 16), (2, 16, 16), (5, 40, 48), (4, 64, 64), (3, 33, 80)] {
             let mut words = vec![7; rows.div_ceil(2) * width + 3];
             pairs_across(&x, (rows, cols, 80), width, &mut words);
             for (at, word) in words.into_iter().enumerate() {

@@ -6,7 +6,10 @@
 //! Operands are words of four bytes: one float32, or two bfloat16 that are neighbours along the inner dimension. Depths
 //! and strides count words. Sums are float32.
 
+mod unit;
+
 use super::bf16::has_bfloat16;
+use unit::{Portable, Unit};
 
 /// Rows of a tile. Any number is computed, but those left over one by one.
 pub(super) const ROWS: usize = 8;
@@ -136,97 +139,6 @@ pub(super) struct Operands<W> {
     store: Store,
 }
 
-/// An instruction set: vectors of sums, and of words.
-trait Unit {
-    type Word: Copy;
-    type Words: Copy;
-    type Sums: Copy;
-    /// Sums of a vector.
-    const LANES: usize;
-
-    /// The same number everywhere.
-    ///
-    /// # Safety
-    /// The processor has the instructions of this type; so for all functions.
-    unsafe fn sums(x: f32) -> Self::Sums;
-
-    /// # Safety
-    /// `from` points to `LANES` floats.
-    unsafe fn load_sums(from: *const f32) -> Self::Sums;
-
-    /// # Safety
-    /// `to` points to `LANES` floats.
-    unsafe fn store(sums: Self::Sums, to: *mut f32);
-
-    /// # Safety
-    /// As [`Unit::sums`].
-    unsafe fn scale(sums: Self::Sums, by: Self::Sums) -> Self::Sums;
-
-    /// The same word everywhere.
-    ///
-    /// # Safety
-    /// As [`Unit::sums`].
-    unsafe fn splat(word: Self::Word) -> Self::Words;
-
-    /// # Safety
-    /// `from` points to `LANES` words.
-    unsafe fn load(from: *const Self::Word) -> Self::Words;
-
-    /// `a * b + sums`.
-    ///
-    /// # Safety
-    /// As [`Unit::sums`].
-    unsafe fn multiply_add(a: Self::Words, b: Self::Words, sums: Self::Sums) -> Self::Sums;
-}
-
-/// What the compiler makes of loops.
-struct Portable;
-
-impl Unit for Portable {
-    type Word = f32;
-    type Words = [f32; 4];
-    type Sums = [f32; 4];
-    const LANES: usize = 4;
-
-    #[inline(always)]
-    unsafe fn sums(x: f32) -> [f32; 4] {
-        [x; 4]
-    }
-
-    #[inline(always)]
-    unsafe fn load_sums(from: *const f32) -> [f32; 4] {
-        // SAFETY: the caller's promise.
-        unsafe { from.cast::<[f32; 4]>().read_unaligned() }
-    }
-
-    #[inline(always)]
-    unsafe fn store(sums: [f32; 4], to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { to.cast::<[f32; 4]>().write_unaligned(sums) }
-    }
-
-    #[inline(always)]
-    unsafe fn scale(sums: [f32; 4], by: [f32; 4]) -> [f32; 4] {
-        std::array::from_fn(|i| sums[i] * by[i])
-    }
-
-    #[inline(always)]
-    unsafe fn splat(word: f32) -> [f32; 4] {
-        [word; 4]
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> [f32; 4] {
-        // SAFETY: the caller's promise.
-        unsafe { Self::load_sums(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn multiply_add(a: [f32; 4], b: [f32; 4], sums: [f32; 4]) -> [f32; 4] {
-        std::array::from_fn(|i| a[i].mul_add(b[i], sums[i]))
-    }
-}
-
 /// All tiles of `TALL` rows by `WIDE` vectors; rows and columns left over one by one.
 ///
 /// # Safety
@@ -312,14 +224,8 @@ unsafe fn tile<U: Unit, const TALL: usize, const WIDE: usize>(
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::{
-        __m256, __m512, __m512bh, __m512i, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps,
-        _mm256_storeu_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-        _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_storeu_ps,
-    };
-    use std::mem::transmute;
-
-    use super::{Operands, Unit, tiles};
+    use super::unit::x86::{Avx2, Avx512, Pairs};
+    use super::{Operands, tiles};
 
     /// 16 of 32 registers hold sums: enough to hide the latency of two units.
     ///
@@ -348,109 +254,6 @@ mod x86 {
         // SAFETY: passed on to the caller.
         unsafe { tiles::<Avx2, 4, 2>(operands) }
     }
-
-    struct Avx512;
-    struct Avx2;
-    struct Pairs;
-
-    /// An instruction set, its types, and how it does what [`Unit`] asks for.
-    macro_rules! unit {
-        ($unit:ty, $word:ty, $words:ty, $sums:ty, $lanes:literal,
-         $set1:ident, $load_sums:ident, $store:ident, $mul:ident,
-         |$at:ident| $load:expr, |$one:ident| $splat:expr, |$a:ident, $b:ident, $c:ident| $fma:expr) => {
-            impl Unit for $unit {
-                type Word = $word;
-                type Words = $words;
-                type Sums = $sums;
-                const LANES: usize = $lanes;
-
-                #[inline(always)]
-                unsafe fn sums(x: f32) -> $sums {
-                    // SAFETY: the caller's promise; so below.
-                    unsafe { $set1(x) }
-                }
-
-                #[inline(always)]
-                unsafe fn load_sums(from: *const f32) -> $sums {
-                    // SAFETY: as above.
-                    unsafe { $load_sums(from) }
-                }
-
-                #[inline(always)]
-                unsafe fn store(sums: $sums, to: *mut f32) {
-                    // SAFETY: as above.
-                    unsafe { $store(to, sums) }
-                }
-
-                #[inline(always)]
-                unsafe fn scale(sums: $sums, by: $sums) -> $sums {
-                    // SAFETY: as above.
-                    unsafe { $mul(sums, by) }
-                }
-
-                #[inline(always)]
-                unsafe fn splat($one: $word) -> $words {
-                    // SAFETY: as above.
-                    unsafe { $splat }
-                }
-
-                #[inline(always)]
-                unsafe fn load($at: *const $word) -> $words {
-                    // SAFETY: as above.
-                    unsafe { $load }
-                }
-
-                #[inline(always)]
-                unsafe fn multiply_add($a: $words, $b: $words, $c: $sums) -> $sums {
-                    // SAFETY: as above.
-                    unsafe { $fma }
-                }
-            }
-        };
-    }
-    unit!(
-        Avx512,
-        f32,
-        __m512,
-        __m512,
-        16,
-        _mm512_set1_ps,
-        _mm512_loadu_ps,
-        _mm512_storeu_ps,
-        _mm512_mul_ps,
-        |at| _mm512_loadu_ps(at),
-        |one| _mm512_set1_ps(one),
-        |a, b, sums| _mm512_fmadd_ps(a, b, sums)
-    );
-    unit!(
-        Avx2,
-        f32,
-        __m256,
-        __m256,
-        8,
-        _mm256_set1_ps,
-        _mm256_loadu_ps,
-        _mm256_storeu_ps,
-        _mm256_mul_ps,
-        |at| _mm256_loadu_ps(at),
-        |one| _mm256_set1_ps(one),
-        |a, b, sums| _mm256_fmadd_ps(a, b, sums)
-    );
-    // A __m512bh is any 64 bytes.
-    unit!(
-        Pairs,
-        u32,
-        __m512bh,
-        __m512,
-        16,
-        _mm512_set1_ps,
-        _mm512_loadu_ps,
-        _mm512_storeu_ps,
-        _mm512_mul_ps,
-        |at| transmute::<__m512i, __m512bh>(_mm512_loadu_si512(at.cast())),
-        |one| transmute::<__m512i, __m512bh>(_mm512_set1_epi32(one.cast_signed())),
-        |a, b, sums| _mm512_dpbf16_ps(sums, a, b)
-    );
 }
 
 #[cfg(test)]
