@@ -16,7 +16,8 @@ mod operators;
 mod recomputation;
 mod session;
 #[cfg(unix)]
-mod simulated;
+#[path = "../simulator/mod.rs"]
+mod simulator;
 mod steps;
 mod stored;
 
@@ -48,14 +49,14 @@ struct Tolerance {
 }
 
 /// Every backend; with `OXIGPT_TEST_DEVICE=cuda` that of the first GPU alone, with `simulated` that of a GPU which is
-/// none (see `simulated.rs`).
+/// none (see `tests/simulator`).
 fn backends() -> Vec<Row> {
     match device().as_deref() {
         None => {}
         Some("cuda") => return vec![gpu(vec![("cuda", || cuda(0))])],
         #[cfg(unix)]
         Some("simulated") => {
-            simulated::install();
+            simulator::install();
             return vec![gpu(vec![
                 ("cuda, simulated", || cuda(0)),
                 ("cuda, threads in reverse", || cuda(1)),
@@ -87,6 +88,10 @@ fn cpu(threads: usize) -> Box<dyn Backend> {
 
 fn device() -> Option<String> {
     std::env::var("OXIGPT_TEST_DEVICE").ok()
+}
+
+fn is_simulated() -> bool {
+    device().is_some_and(|device| device == "simulated")
 }
 
 fn gpu(variants: Vec<(&'static str, Make)>) -> Row {

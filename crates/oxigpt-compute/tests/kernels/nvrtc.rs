@@ -149,6 +149,7 @@ fn kernels_of_every_operator() {
             check(&nvrtc, file, macros);
         }
     }
+    check(&nvrtc, "few_rows.cu", "ACT_BF16=0 WGT_BF16=1");
 }
 
 /// Heads of GPT-2, the widest, and ones that are not of whole units; every kind.

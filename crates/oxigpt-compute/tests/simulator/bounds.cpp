@@ -6,7 +6,9 @@
 // -fsanitize=address.
 
 #include <cstddef>
+#include <cstdlib>
 #include <memory>
+#include <vector>
 
 static unsigned seed = 1;
 
@@ -67,7 +69,7 @@ struct Launch {
     }
 
     /// Runs it both ways round on the same input; what it leaves must be the same.
-    void run(const char* name, Dim grid, unsigned threads, size_t shared_bytes = 0) {
+    void run(const machine::Kernel& kernel, Dim grid, unsigned threads, size_t shared_bytes = 0) {
         std::vector<std::vector<char>> before, after;
         const auto snapshot = [&](std::vector<std::vector<char>>& copies) {
             for (const Tensor& tensor : tensors) copies.emplace_back(tensor.as<char>(), tensor.as<char>() + tensor.bytes);
@@ -79,8 +81,8 @@ struct Launch {
             }
             std::vector<void*> pointers;
             for (u64& value : values) pointers.push_back(&value);
-            if (machine_parameters(name) != (int)pointers.size()) machine::fail(name);
-            machine::launch(name, grid, Dim{threads, 1, 1}, shared_bytes, pointers.data(), reverse);
+            if (kernel.parameters != (int)pointers.size()) machine::fail(kernel.name);
+            machine::launch(kernel, grid, threads, shared_bytes, pointers.data(), reverse);
             if (reverse == 0) {
                 snapshot(after);
             } else {
@@ -105,10 +107,10 @@ static void run(int batch, int t, int c) {
     const Tensor wte = Tensor::reals<float>(words * c), wpe = Tensor::reals<float>(positions * c);
     const Tensor dout = Tensor::reals<act>((size_t)rows * c), order = Tensor::words(rows, 1);
     (Launch() << Tensor::reals<act>((size_t)rows * c) << tokens << Tensor::words(1, 3) << wte << wpe << rows << t << c)
-        .run("embed", grid(blocks(rows, 8)), 256);
-    (Launch() << order << tokens << rows).run("embed_order", grid(blocks(rows, 256)), 256);
-    (Launch() << wte << dout << tokens << order << rows << c).run("embed_backward_wte", grid(rows), 128);
-    (Launch() << wpe << dout << batch << t << c << 0).run("embed_backward_wpe", grid(positions), 128);
+        .run(kernel_embed(), grid(blocks(rows, 8)), 256);
+    (Launch() << order << tokens << rows).run(kernel_embed_order(), grid(blocks(rows, 256)), 256);
+    (Launch() << wte << dout << tokens << order << rows << c).run(kernel_embed_backward_wte(), grid(rows), 128);
+    (Launch() << wpe << dout << batch << t << c << 0).run(kernel_embed_backward_wpe(), grid(positions), 128);
 }
 #elif defined(FILE_norm)
 static void run(int batch, int t, int c) {
@@ -120,14 +122,14 @@ static void run(int batch, int t, int c) {
     for (const Tensor& delta : {Tensor::none(), tensor()}) {
         (Launch() << tensor() << mean << rstd << tensor() << delta << (delta.bytes ? tensor() : Tensor::none()) << weight
                   << (delta.bytes ? bias : Tensor::none()) << rows << c)
-            .run("layer_norm", grid(blocks(rows, warps)), 32 * warps, (size_t)4 * warps * padded);
+            .run(kernel_layer_norm(), grid(blocks(rows, warps)), 32 * warps, (size_t)4 * warps * padded);
         const Tensor partials = Tensor::reals<float>((size_t)parts * 2 * c);
         (Launch() << tensor() << partials << tensor() << delta << tensor() << weight << mean << rstd << rows << c)
-            .run("layer_norm_backward", grid(parts), 256, (size_t)8 * padded);
-        (Launch() << weight << partials << parts << 2 * c << c << 1).run("reduce_parts", grid(blocks(c, 32)), 256);
+            .run(kernel_layer_norm_backward(), grid(parts), 256, (size_t)8 * padded);
+        (Launch() << weight << partials << parts << 2 * c << c << 1).run(kernel_reduce_parts(), grid(blocks(c, 32)), 256);
     }
     (Launch() << Tensor::reals<float>((size_t)column_parts * c) << tensor() << rows << c)
-        .run("column_sums", grid(blocks(c, 256), column_parts), 256);
+        .run(kernel_column_sums(), grid(blocks(c, 256), column_parts), 256);
 }
 #elif defined(FILE_elementwise)
 static void run(int batch, int t, int c) {
@@ -135,25 +137,25 @@ static void run(int batch, int t, int c) {
     const auto tensor = [&] { return Tensor::reals<act>(n); };
     const Dim over = grid(blocks(n, 2048));
     const Tensor rng = Tensor::words(4, 9), bias = Tensor::reals<float>(c);
-    (Launch() << tensor() << tensor() << tensor() << n).run("add", over, 256);
+    (Launch() << tensor() << tensor() << tensor() << n).run(kernel_add(), over, 256);
     for (int gelu = 1; gelu < 3; gelu++) {
-        (Launch() << tensor() << tensor() << n << gelu).run("gelu", over, 256);
-        (Launch() << tensor() << tensor() << tensor() << n << gelu).run("gelu_backward", over, 256);
-        (Launch() << tensor() << tensor() << bias << n << c << gelu).run("bias_gelu", over, 256);
+        (Launch() << tensor() << tensor() << n << gelu).run(kernel_gelu(), over, 256);
+        (Launch() << tensor() << tensor() << tensor() << n << gelu).run(kernel_gelu_backward(), over, 256);
+        (Launch() << tensor() << tensor() << bias << n << c << gelu).run(kernel_bias_gelu(), over, 256);
     }
-    (Launch() << Tensor::none() << tensor() << bias << n << c << 0).run("bias_gelu", over, 256);
+    (Launch() << Tensor::none() << tensor() << bias << n << c << 0).run(kernel_bias_gelu(), over, 256);
     (Launch() << tensor() << tensor() << rng << rows << t << c << 3u << 0x40000000u << 1.5f)
-        .run("dropout", grid(blocks(rows * blocks(c, 8), 256)), 256);
+        .run(kernel_dropout(), grid(blocks(rows * blocks(c, 8), 256)), 256);
     (Launch() << Tensor::reals<act>(batch * c) << tensor() << Tensor::words(1, t) << t << c)
-        .run("select_row", grid(blocks(c, 2048), batch), 256);
+        .run(kernel_select_row(), grid(blocks(c, 2048), batch), 256);
     (Launch() << Tensor::reals<float>(rows * c) << tensor() << tensor() << (int)rows << t << c << 1)
-        .run("attention_delta", grid(blocks(rows * c, 8)), 256);
-    (Launch() << Tensor::reals<bf16>(n) << Tensor::reals<float>(n) << n).run("to_bf16", over, 256);
-    (Launch() << Tensor::reals<float>(n) << Tensor::reals<bf16>(n) << n).run("to_float", over, 256);
-    (Launch() << tensor() << tensor() << n << 0.5f).run("scale", over, 256);
+        .run(kernel_attention_delta(), grid(blocks(rows * c, 8)), 256);
+    (Launch() << Tensor::reals<bf16>(n) << Tensor::reals<float>(n) << n).run(kernel_to_bf16(), over, 256);
+    (Launch() << Tensor::reals<float>(n) << Tensor::reals<bf16>(n) << n).run(kernel_to_float(), over, 256);
+    (Launch() << tensor() << tensor() << n << 0.5f).run(kernel_scale(), over, 256);
     for (const Tensor& dx : {Tensor::none(), tensor()}) {
         (Launch() << dx << Tensor::reals<float>(rows) << tensor() << tensor() << (int)rows << c << 0.5f)
-            .run("squared_error", grid(blocks(rows, 8)), 256);
+            .run(kernel_squared_error(), grid(blocks(rows, 8)), 256);
     }
 }
 #elif defined(FILE_classifier)
@@ -162,7 +164,7 @@ static void run(int batch, int t, int c) {
     for (int grad = 0; grad < 2; grad++) {
         (Launch() << Tensor::reals<act>((size_t)rows * padded) << Tensor::reals<float>(rows) << Tensor::words(rows, c) << c << padded
                   << 0.25f << grad)
-            .run("cross_entropy", grid(rows), 512);
+            .run(kernel_cross_entropy(), grid(rows), min(512, (padded + 255) / 256 * 32));
     }
 }
 #elif defined(FILE_few_rows)
@@ -174,9 +176,9 @@ static void run(int batch, int t, int c) {
         const int gelu = before.bytes ? 1 : 0;
         const Tensor& own = before.bytes ? bias : before;
         (Launch() << out() << before << x << w << own << rows << c << o << gelu)
-            .run("few_rows_in_out", grid(blocks(o, 32)), 256);
+            .run(kernel_few_rows_in_out(), grid(blocks(o, 32)), 256);
         (Launch() << out() << before << x << w << own << rows << c << o << gelu)
-            .run("few_rows_out_in", grid(blocks(o, 8)), 256);
+            .run(kernel_few_rows_out_in(), grid(blocks(o, 8)), 256);
     }
 }
 #elif defined(FILE_update)
@@ -202,10 +204,10 @@ static void run(int batch, int t, int c) {
     const Dim all = grid((unsigned)list.size());
     const Tensor norm = Tensor::reals<float>(1), schedule = Tensor::reals<float>(3);
     for (int i = 0; i < 3; i++) schedule.as<float>()[i] = 0.1f;
-    (Launch() << partials << slots << chunks).run("squares", all, 256);
-    (Launch() << norm << partials << (int)list.size()).run("grad_norm", grid(1), 1024);
-    (Launch() << slots << chunks << norm << schedule << 0.9 << 0.99 << 1e-8 << 0.1 << 1.0).run("adamw", all, 256);
-    (Launch() << slots << chunks).run("copy_weights", all, 256);
+    (Launch() << partials << slots << chunks).run(kernel_squares(), all, 256);
+    (Launch() << norm << partials << (int)list.size()).run(kernel_grad_norm(), grid(1), 1024);
+    (Launch() << slots << chunks << norm << schedule << 0.9 << 0.99 << 1e-8 << 0.1 << 1.0).run(kernel_adamw(), all, 256);
+    (Launch() << slots << chunks).run(kernel_copy_weights(), all, 256);
 }
 #elif defined(FILE_attention) || defined(FILE_attention_general)
 static void run(int batch, int t, int) {
@@ -224,16 +226,16 @@ static void run(int batch, int t, int) {
     const bool has_stats = KIND == SOFTMAX || KIND == GAUSSIAN_POLY;
     const Tensor kept = has_stats ? Tensor::reals<float>(KIND == SOFTMAX ? stats : 2 * stats) : Tensor::none();
     (Launch() << Tensor::reals<act>(pairs) << kept << qkv << t << heads << 0.3f << 1.0f << rng << 3u << 0x40000000u << 1.5f)
-        .run("attention", tiles, threads, forward);
+        .run(kernel_attention(), tiles, threads, forward);
     const Tensor dout = Tensor::reals<act>(pairs), dqkv = Tensor::reals<act>(3 * pairs);
     const Tensor lse = KIND == SOFTMAX ? kept : Tensor::none(), delta = KIND == SOFTMAX ? Tensor::reals<float>(stats) : Tensor::none();
-    const auto backward = [&](const char* name, size_t shared) {
+    const auto backward = [&](const machine::Kernel& kernel, size_t shared) {
         (Launch() << dqkv << qkv << dout << lse << delta << t << heads << 0.3f << 1.0f << rng << 3u << 0x40000000u
                   << 1.5f)
-            .run(name, tiles, threads, shared);
+            .run(kernel, tiles, threads, shared);
     };
-    backward("attention_backward_kv", of_kv);
-    backward("attention_backward_q", of_q);
+    backward(kernel_attention_backward_kv(), of_kv);
+    backward(kernel_attention_backward_q(), of_q);
 }
 #elif defined(FILE_decode)
 static void run(int batch, int t, int) {
@@ -242,10 +244,10 @@ static void run(int batch, int t, int) {
     const Tensor qkv = Tensor::reals<act>((size_t)batch * t * 3 * c), position = Tensor::words(1, 6);
     const Tensor k = Tensor::reals<act>(cached), v = Tensor::reals<act>(cached);
     (Launch() << k << v << qkv << position << t << s << c)
-        .run("write_cache", grid(blocks(c, 2048), (unsigned)t, (unsigned)batch), 256);
+        .run(kernel_write_cache(), grid(blocks(c, 2048), (unsigned)t, (unsigned)batch), 256);
     (Launch() << Tensor::reals<act>((size_t)batch * t * c) << qkv << k << v << position << t << s << heads << 0.3f << 1.0f
               << Tensor::none())
-        .run("cached_attention", grid((unsigned)t, heads, (unsigned)batch), 256, (size_t)4 * (s + 8 * HEAD));
+        .run(kernel_cached_attention(), grid((unsigned)t, heads, (unsigned)batch), 256, (size_t)4 * (s + 8 * HEAD));
 }
 #endif
 

@@ -8,10 +8,13 @@
 //
 // Compiled with -DCOMPILER="c++ ..." and -DMACHINE="...machine.h" and -DSCRATCH="directory".
 
+#include "machine.h"
+
 #include <dlfcn.h>
-#include <sys/stat.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -97,7 +100,7 @@ API int cuEventElapsedTime(float* ms, Handle, Handle) { return *ms = 1.0f, SUCCE
 
 // ---- the device ----
 
-static const size_t MEMORY = size_t(8) << 30;
+static const size_t MEMORY = size_t(8) << 30, LARGE = 1 << 20, PAGE = 4096;
 
 API int cuInit(unsigned) { return SUCCESS; }
 
@@ -137,12 +140,12 @@ API int cuCtxSetCurrent(Handle context) { return current_context = context, SUCC
 
 API int cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = *total = MEMORY, SUCCESS; }
 
-/// Like a GPU's, memory begins at multiples of 256 bytes and holds anything.
+/// Memory begins at multiples of 256 bytes, like a GPU's, and large pieces at whole pages.
 API int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
     if (bytes > MEMORY) return OUT_OF_MEMORY;
-    void* memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    const size_t alignment = bytes < LARGE ? 256 : PAGE;
+    void* memory = aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
     if (!memory) return OUT_OF_MEMORY;
-    memset(memory, 0xff, bytes);
     *address = reinterpret_cast<uint64_t>(memory);
     return SUCCESS;
 }
@@ -150,7 +153,16 @@ API int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
 API int cuMemFree_v2(uint64_t address) { return free(reinterpret_cast<void*>(address)), SUCCESS; }
 
 API int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, Handle stream) {
-    return put(stream, [=] { memset(reinterpret_cast<void*>(address), value, bytes); });
+    return put(stream, [=] {
+        char* memory = reinterpret_cast<char*>(address);
+        size_t done = 0;
+        // Whole pages that are given back come again as zeros, once someone needs them.
+        if (value == 0 && bytes >= LARGE && address % PAGE == 0) {
+            done = bytes / PAGE * PAGE;
+            if (madvise(memory, done, MADV_DONTNEED) != 0) done = 0;
+        }
+        memset(memory + done, value, bytes - done);
+    });
 }
 
 API int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, Handle) {
@@ -163,35 +175,36 @@ API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Handle) {
 
 // ---- kernels ----
 
-struct Function {
-    std::string name;
-    int parameters;
-    int (*launch)(const char*, const unsigned*, const unsigned*, size_t, void**, bool);
-    int shared_bytes = 48 << 10;
-};
-
+/// The kernels of one library share what they declare as shared memory, so they take turns.
 struct Module {
     void* library;
-    std::map<std::string, Function> functions;
+    std::mutex* turn;
+};
+
+struct Function {
+    machine::Kernel kernel;
+    std::mutex* turn;
+    int shared_bytes = 48 << 10;
 };
 
 API int cuModuleLoadData(Handle* module, const void* cubin) {
     void* library = dlopen(static_cast<const char*>(cubin), RTLD_NOW | RTLD_LOCAL);
     if (!library) return fprintf(stderr, "%s\n", dlerror()), INVALID;
-    *module = new Module{library, {}};
-    return SUCCESS;
+    static std::mutex guard;
+    static std::map<void*, std::mutex> turns;
+    const std::lock_guard<std::mutex> lock(guard);
+    return *module = new Module{library, &turns[library]}, SUCCESS;
 }
 
 /// Kernels stay: a recorded graph may hold them.
 API int cuModuleUnload(Handle) { return SUCCESS; }
 
 API int cuModuleGetFunction(Handle* function, Handle handle, const char* name) {
-    Module* module = static_cast<Module*>(handle);
-    const auto parameters = reinterpret_cast<int (*)(const char*)>(dlsym(module->library, "machine_parameters"));
-    const auto launch = reinterpret_cast<decltype(Function::launch)>(dlsym(module->library, "machine_launch"));
-    if (!parameters || !launch || parameters(name) < 0) return NOT_FOUND;
-    *function = &module->functions.emplace(name, Function{name, parameters(name), launch}).first->second;
-    return SUCCESS;
+    const Module* module = static_cast<Module*>(handle);
+    const std::string symbol = std::string("kernel_") + name;
+    const auto kernel = reinterpret_cast<machine::Kernel (*)()>(dlsym(module->library, symbol.c_str()));
+    if (!kernel) return NOT_FOUND;
+    return *function = new Function{kernel(), module->turn}, SUCCESS;
 }
 
 API int cuFuncSetAttribute(Handle function, int attribute, int value) {
@@ -201,21 +214,21 @@ API int cuFuncSetAttribute(Handle function, int attribute, int value) {
     return SUCCESS;
 }
 
-API int cuLaunchKernel(Handle handle, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+API int cuLaunchKernel(Handle handle, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned by, unsigned bz,
                        unsigned shared_bytes, Handle stream, void** parameters, void**) {
     const Function* function = static_cast<Function*>(handle);
-    if (!gx || !gy || !gz || !bx || gy > 65535 || gz > 65535 || (int)shared_bytes > function->shared_bytes) {
+    if (!gx || !gy || !gz || !threads || by != 1 || bz != 1 || gy > 65535 || gz > 65535 || (int)shared_bytes > function->shared_bytes) {
         return INVALID;
     }
     const bool reverse = current_context == reinterpret_cast<Handle>(2);
     // Values are copied now, as the driver does. Eight bytes are the longest.
     std::vector<uint64_t> values;
-    for (int i = 0; i < function->parameters; i++) values.push_back(*static_cast<uint64_t*>(parameters[i]));
+    for (int i = 0; i < function->kernel.parameters; i++) values.push_back(*static_cast<uint64_t*>(parameters[i]));
     return put(stream, [=]() mutable {
-        const unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+        const std::lock_guard<std::mutex> turn(*function->turn);
         std::vector<void*> pointers;
         for (uint64_t& value : values) pointers.push_back(&value);
-        function->launch(function->name.c_str(), grid, block, shared_bytes, pointers.data(), reverse);
+        machine::launch(function->kernel, {gx, gy, gz}, threads, shared_bytes, pointers.data(), reverse);
     });
 }
 
@@ -247,32 +260,53 @@ static std::string contents(const std::string& path) {
     return text.str();
 }
 
-/// The cubin is the name of a shared library, which is compiled unless it is there.
+/// The source of a library with the kernels of a program, which are found by how they begin.
+static std::string with_list(const std::string& source) {
+    std::string text = "#include \"" MACHINE "\"\n" + source + "\n";
+    const std::regex kernel(R"re(extern "C" __global__ void (?:__launch_bounds__\([^)]*\))?\s*(\w+)\()re");
+    for (std::sregex_iterator it(source.begin(), source.end(), kernel), end; it != end; ++it) {
+        text += "KERNEL(" + (*it)[1].str() + ")\n";
+    }
+    return text;
+}
+
+/// Compiles a library to `output`, unless it is there. Gives what the compiler said of a failure.
+static bool compile(std::string command, const std::string& text, const std::string& output, std::string& log) {
+    if (access(output.c_str(), R_OK) == 0) return true;
+    std::ostringstream name;
+    name << output << "." << getpid() << "." << &log;
+    const std::string own = name.str();
+    std::ofstream(own + ".cpp") << text;
+    command += " -o " + own + ".so " + own + ".cpp 2>" + own + ".log";
+    const bool compiled = system(command.c_str()) == 0 && rename((own + ".so").c_str(), output.c_str()) == 0;
+    log = contents(own + ".log");
+    unlink((own + ".log").c_str());
+    unlink((own + ".cpp").c_str());
+    return compiled;
+}
+
+/// The cubin is the name of a shared library.
 API int nvrtcCompileProgram(Handle handle, int n, const char* const* options) {
+    static std::mutex guard;
+    static std::map<std::string, std::string> outputs;
     Program* program = static_cast<Program*>(handle);
     std::string command = COMPILER " -shared";
     for (int i = 0; i < n; i++) {
         if (!strncmp(options[i], "-D", 2)) command += std::string(" ") + options[i];
     }
-    std::string text = "#include \"" MACHINE "\"\n" + program->source + "\n";
-    const std::regex kernel(R"re(extern "C" __global__ void (?:__launch_bounds__\([^)]*\))?\s*(\w+)\()re");
-    for (std::sregex_iterator it(program->source.begin(), program->source.end(), kernel), end; it != end; ++it) {
-        text += "KERNEL(" + (*it)[1].str() + ")\n";
+    const std::string key = command + program->source;
+    {
+        const std::lock_guard<std::mutex> lock(guard);
+        const auto known = outputs.find(key);
+        if (known != outputs.end()) return program->output = known->second, SUCCESS;
     }
-    const size_t hash = std::hash<std::string>()(command + text + contents(MACHINE));
-    std::ostringstream base, own;
-    base << SCRATCH "/" << std::hex << hash;
-    own << base.str() << "." << getpid() << "." << program;
-    program->output = base.str() + ".so";
-    if (access(program->output.c_str(), R_OK) == 0) return SUCCESS;
-    std::ofstream(own.str() + ".cpp") << text;
-    command += " -o " + own.str() + ".so " + own.str() + ".cpp 2>" + own.str() + ".log";
-    const int status = system(command.c_str());
-    program->log = contents(own.str() + ".log");
-    unlink((own.str() + ".log").c_str());
-    unlink((own.str() + ".cpp").c_str());
-    if (status != 0 || rename((own.str() + ".so").c_str(), program->output.c_str()) != 0) return COMPILATION;
-    return SUCCESS;
+    const std::string text = with_list(program->source);
+    std::ostringstream name;
+    name << SCRATCH "/" << std::hex << std::hash<std::string>()(command + text + contents(MACHINE)) << ".so";
+    program->output = name.str();
+    if (!compile(command, text, program->output, program->log)) return COMPILATION;
+    const std::lock_guard<std::mutex> lock(guard);
+    return outputs[key] = program->output, SUCCESS;
 }
 
 API int nvrtcGetProgramLogSize(Handle program, size_t* bytes) {
@@ -388,6 +422,34 @@ API int cublasLtMatmulAlgoGetHeuristic(Handle, Handle desc, Handle, Handle, Hand
     return can ? SUCCESS : 15;
 }
 
+/// A matrix, or its transpose, column by column.
+static std::vector<double> widened(const Layout& layout, const void* matrix, bool transposed) {
+    std::vector<double> wide(layout.rows * layout.cols);
+    for (size_t column = 0; column < layout.cols; column++) {
+        for (size_t row = 0; row < layout.rows; row++) {
+            const size_t to = transposed ? row * layout.cols + column : column * layout.rows + row;
+            wide[to] = get(layout.type, matrix, column * layout.ld + row);
+        }
+    }
+    return wide;
+}
+
+/// Writes one number of a product, after all that happens to it.
+static void finish(const Matmul& desc, const Layout& layout, float sum, float keep, const void* c, void* d, size_t i,
+                   size_t j) {
+    const size_t at = j * layout.ld + i;
+    sum += keep == 0.0f ? 0.0f : keep * get(layout.type, c, at);
+    if (desc.epilogue == WITH_BIAS || desc.epilogue == GELU_AUX_BIAS) {
+        sum += get(layout.type, reinterpret_cast<void*>(desc.bias), i);
+    }
+    if (desc.epilogue >= GELU_AUX) {
+        set(layout.type, reinterpret_cast<void*>(desc.aux), j * desc.aux_ld + i, sum);
+        const float u = 0.79788456f * (sum + 0.044715f * sum * sum * sum);
+        sum = 0.5f * sum * (1.0f + std::tanh(u));
+    }
+    set(layout.type, d, at, sum);
+}
+
 API int cublasLtMatmul(Handle, Handle desc_handle, const void* alpha, const void* a, Handle a_layout, const void* b,
                        Handle b_layout, const void* beta, const void* c, Handle, void* d, Handle d_layout, const void*,
                        void*, size_t, Handle stream) {
@@ -397,29 +459,20 @@ API int cublasLtMatmul(Handle, Handle desc_handle, const void* alpha, const void
     const float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
     const size_t depth = desc.transpose_a ? la.rows : la.cols;
     if (depth != (desc.transpose_b ? lb.cols : lb.rows)) return 7;
+    // Products that only measure how fast they are would take minutes.
+    if ((double)ld.rows * ld.cols * depth > 1e10) return SUCCESS;
     return put(stream, [=] {
+        const std::vector<double> wide_a = widened(la, a, desc.transpose_a), wide_b = widened(lb, b, !desc.transpose_b);
+        std::vector<double> sums(ld.rows);
         for (size_t j = 0; j < ld.cols; j++) {
-            for (size_t i = 0; i < ld.rows; i++) {
-                // In double, because one long chain of float32 errs more than the tiles of a GPU do.
-                double exact = 0.0;
-                for (size_t k = 0; k < depth; k++) {
-                    const size_t at_a = desc.transpose_a ? i * la.ld + k : k * la.ld + i;
-                    const size_t at_b = desc.transpose_b ? k * lb.ld + j : j * lb.ld + k;
-                    exact += (double)get(la.type, a, at_a) * get(lb.type, b, at_b);
-                }
-                float sum = (float)exact;
-                const size_t at = j * ld.ld + i;
-                sum = scale * sum + (keep == 0.0f ? 0.0f : keep * get(ld.type, c, at));
-                if (desc.epilogue == WITH_BIAS || desc.epilogue == GELU_AUX_BIAS) {
-                    sum += get(ld.type, reinterpret_cast<void*>(desc.bias), i);
-                }
-                if (desc.epilogue >= GELU_AUX) {
-                    set(ld.type, reinterpret_cast<void*>(desc.aux), j * desc.aux_ld + i, sum);
-                    const float u = 0.79788456f * (sum + 0.044715f * sum * sum * sum);
-                    sum = 0.5f * sum * (1.0f + std::tanh(u));
-                }
-                set(ld.type, d, at, sum);
+            // In double, because one long chain of float32 errs more than the tiles of a GPU do.
+            std::fill(sums.begin(), sums.end(), 0.0);
+            for (size_t k = 0; k < depth; k++) {
+                const double factor = wide_b[k * ld.cols + j];
+                const double* column = &wide_a[k * ld.rows];
+                for (size_t i = 0; i < ld.rows; i++) sums[i] += column[i] * factor;
             }
+            for (size_t i = 0; i < ld.rows; i++) finish(desc, ld, scale * (float)sums[i], keep, c, d, i, j);
         }
     });
 }

@@ -16,8 +16,8 @@
 //   - nothing is read from the host: counters, positions and schedules are tensors, so that a phase can be
 //     captured as a graph.
 //
-// The code between `#ifdef __CUDA_ARCH__` and `#else` is all that knows the machine. The other half is what the
-// tests put in its place to run these very files on a CPU (tests/kernels/shim).
+// The code under `#ifdef __CUDA_ARCH__` is all that knows the machine. tests/simulator puts something else in its place
+// to run these very files on a CPU.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;

@@ -1,33 +1,42 @@
-//! NVIDIA's libraries without a GPU: `tests/simulator`, compiled by the C++ compiler at hand. The backend finds them as
-//! it would find the real ones, and compiles, records and launches as always; the kernels run on this CPU.
+//! NVIDIA's libraries without a GPU: the C++ of this folder, compiled by the compiler at hand. The backend finds them as it
+//! would find the real ones, and compiles, records and launches as always; the kernels run on this CPU.
+//!
+//! Tests of other crates take this file by its path.
 
 use std::env;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 const NAMES: [&str; 3] = ["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so.13"];
 
 /// How kernels are compiled.
-const KERNEL_FLAGS: &str = "-std=c++17 -O1 -fPIC -fno-strict-aliasing -Wno-unknown-pragmas";
+const KERNEL_FLAGS: &str =
+    "-std=c++17 -O2 -fPIC -ftls-model=initial-exec -fno-strict-aliasing -Wno-unknown-pragmas";
 
-/// Makes the simulated libraries the first place to look for NVIDIA's. Once a process.
+/// Makes the simulated libraries the first place where this process looks for NVIDIA's.
 ///
 /// # Panics
 /// If there is no C++ compiler.
+#[allow(dead_code, reason = "some tests only start processes that look there")]
 pub(crate) fn install() {
-    static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
-    INSTALLED.get_or_init(|| {
-        let dir = build();
-        // SAFETY: whoever reads the environment here does so through this library, which takes turns.
-        unsafe { env::set_var("OXIGPT_CUDA_PATH", &dir) };
-        dir
-    });
+    static INSTALLED: Once = Once::new();
+    // SAFETY: whoever reads the environment here does so through Rust's library, which takes turns.
+    INSTALLED.call_once(|| unsafe { env::set_var("OXIGPT_CUDA_PATH", directory()) });
+}
+
+/// Where the simulated libraries are, built once a process.
+///
+/// # Panics
+/// If there is no C++ compiler.
+pub(crate) fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(build)
 }
 
 fn build() -> PathBuf {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulator");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../oxigpt-compute/tests/simulator");
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("simulator-{}", std::process::id()));
     let kernels = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulated-kernels");
     // Of an earlier process of this number.
@@ -38,11 +47,11 @@ fn build() -> PathBuf {
     let compiler = env::var("CXX").unwrap_or_else(|_| "c++".into());
     let quoted = |name: &str, value: &str| format!("-D{name}=\"{value}\"");
     let output = Command::new(&compiler)
-        .args(["-std=c++17", "-O2", "-Wall", "-Werror", "-shared", "-fPIC"])
+        .args(["-std=c++17", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-ftls-model=initial-exec"])
         .arg(quoted("COMPILER", &format!("{compiler} {KERNEL_FLAGS}")))
         .arg(quoted("MACHINE", sources.join("machine.h").to_str().unwrap()))
         .arg(quoted("SCRATCH", kernels.to_str().unwrap()))
-        .arg(sources.join("libraries.cpp"))
+        .args(["libraries.cpp", "machine.cpp"].map(|file| sources.join(file)))
         .arg("-o")
         .arg(dir.join(NAMES[0]))
         .arg("-ldl")
