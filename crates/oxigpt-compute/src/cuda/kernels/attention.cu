@@ -1,8 +1,8 @@
 // Causal attention on tensor cores (act = bfloat16 only, D <= 128), tiled: no T x T matrix is ever in memory.
 //
 // Legend: B batch, T positions, H heads, D width of a head; i query, j key; C = H*D.
-// Let Dp = D rounded up to a multiple of 16, R = 2 * (Dp + 8) bytes, N = 64 where Dp <= 64, else 32 (with dropout 32 do
-// in any case, but more does no harm).
+// Let Dp = D rounded up to a multiple of 16, R = 2 * (Dp + 8) bytes, N = 64 where Dp <= 64, else 32 (with dropout half
+// as many do, but more does no harm).
 // Beside the shared memory given here, a kernel has up to 1.75 KiB of its own.
 //
 // attention        grid (ceil(T / 64), H, B), block 128, shared (64 + 4 * N) * R
@@ -44,7 +44,7 @@ enum : int {
     /// different sixteenths of the 128 bytes that shared memory gives at a time.
     STRIDE = DP + 8,
     /// Rows of a tile of the other side, fewer where sums of wide heads, or the draws of dropout, fill the registers.
-    N = DP <= 64 && !DROPOUT ? 64 : 32,
+    N = (DP <= 64 ? 64 : 32) / (DROPOUT ? 2 : 1),
 };
 
 /// Begins to copy rows first .. first + `rows` of a head to a tile; rows from `t` on are 0.
