@@ -99,7 +99,7 @@ fn variant(file: File, sizes: Sizes, kind: AttentionKind, dropout: bool) -> (Var
         AttentionVariant { head: sizes.d, kind: number, poly, clamp: kind.clamp(), by_position, dropout };
     // Where queries are divided by their own positions, the kernel does it.
     let divisor = kind.divisor(0, sizes.t);
-    (Variant { file, attention: Some(attention) }, Argument::Float(1.0 / divisor as f32))
+    (Variant { attention: Some(attention), ..file.into() }, Argument::Float(1.0 / divisor as f32))
 }
 
 /// The number of a pointwise kind in `kernels/attention.cuh`.

@@ -71,19 +71,21 @@ pub(super) struct Variant {
     pub(super) file: File,
     /// Its attention, if that is what is in it.
     pub(super) attention: Option<AttentionVariant>,
+    /// Whether weights are in bfloat16 though activations may not be.
+    pub(super) bf16_weights: bool,
 }
 
 impl From<File> for Variant {
     fn from(file: File) -> Variant {
-        Variant { file, attention: None }
+        Variant { file, attention: None, bf16_weights: false }
     }
 }
 
 impl Variant {
     /// Options of the compiler.
     fn options(&self, architecture: &str, bf16: bool) -> Vec<String> {
-        let bf16 = u32::from(bf16);
-        let mut defines = vec![("ACT_BF16", bf16), ("WGT_BF16", bf16)];
+        let mut defines =
+            vec![("ACT_BF16", u32::from(bf16)), ("WGT_BF16", u32::from(bf16 || self.bf16_weights))];
         if let Some(AttentionVariant { head, kind, poly, clamp, by_position, dropout }) = self.attention {
             let flags = [("CLAMP", clamp), ("BY_POSITION", by_position), ("DROPOUT", dropout)]
                 .map(|(name, flag)| (name, u32::from(flag)));
@@ -165,7 +167,8 @@ pub(super) fn compile_all(nvrtc: &Nvrtc, architecture: &str) -> Result<(), CudaE
         (File::Decode, false),
     ] {
         let dropout = file != File::Decode;
-        variants.push((Variant { file, attention: Some(AttentionVariant { dropout, ..attention }) }, bf16));
+        let attention = Some(AttentionVariant { dropout, ..attention });
+        variants.push((Variant { attention, ..file.into() }, bf16));
     }
     for (variant, bf16) in variants {
         let (name, parts) = variant.file.source();

@@ -3,21 +3,24 @@
 use super::blas::{Epilogue, Matrix, Product};
 use super::driver::Argument;
 use super::error::CudaError;
-use super::kernels::File;
+use super::kernels::{File, Variant};
 use super::launch::{Grid, Launcher, NULL, int, long};
 use super::layout::Element;
 use super::operators::{column_parts, gelu_number};
 use crate::{Gelu, Op, TensorId, WeightLayout};
 
-/// Layers over so few rows, as in decoding, are limited by their weights' bytes and have a kernel of their own.
-const FEW_ROWS: usize = 8;
+/// Layers over so few rows, as in decoding, are limited by their weights' bytes and have a kernel of their own. It sums a
+/// row in one order, whatever lies beside it: texts decoded side by side are those decoded alone.
+const FEW_ROWS: usize = 32;
+
+/// Rows that the kernel takes at a time. When it comes for the next, it finds the weights in the GPU's cache.
+const ROWS_AT_A_TIME: usize = 8;
 
 /// Puts a linear layer or one of its adjoints on the stream.
 pub(super) fn operator(launcher: &mut Launcher, op: &Op) -> Result<(), CudaError> {
     match *op {
         Op::Linear { x, w, layout, bias, gelu, out } => {
-            let same = launcher.matrix(x).element == launcher.weight(w).element;
-            if launcher.tensor(x).rows() <= FEW_ROWS && same {
+            if launcher.tensor(x).rows() <= FEW_ROWS {
                 few_rows(launcher, (x, w, layout, bias), gelu, out)
             } else {
                 linear(launcher, (x, w, layout, bias), gelu, out)
@@ -62,12 +65,18 @@ fn few_rows(
         WeightLayout::InOut => ("few_rows_in_out", 32),
         WeightLayout::OutIn => ("few_rows_out_in", 8),
     };
+    let bf16_weights = launcher.weight(w).element == Element::Bf16;
+    let variant = Variant { bf16_weights, ..File::FewRows.into() };
     let (w, bias) = (Argument::Pointer(launcher.weight_address(w)), launcher.optional(bias));
-    let before = launcher.optional(gelu.map(|(_, before)| before));
-    let [out, x] = [out, x].map(|id| launcher.pointer(id));
-    let gelu = gelu_number(gelu.map(|(kind, _)| kind));
-    let arguments = [out, before, x, w, bias, int(rows), int(c), int(o), gelu];
-    launcher.kernel(File::FewRows, name, Grid::of(o.div_ceil(columns)), &arguments)
+    let kind = gelu_number(gelu.map(|(kind, _)| kind));
+    for start in (0..rows).step_by(ROWS_AT_A_TIME) {
+        let n = ROWS_AT_A_TIME.min(rows - start);
+        let part = |id| Argument::Pointer(rows_of(launcher.matrix(id), start, n).address);
+        let before = gelu.map_or(NULL, |(_, before)| part(before));
+        let arguments = [part(out), before, part(x), w, bias, int(n), int(c), int(o), kind];
+        launcher.kernel(variant, name, Grid::of(o.div_ceil(columns)), &arguments)?;
+    }
+    Ok(())
 }
 
 fn linear(
@@ -173,7 +182,7 @@ pub(super) fn classifier(launcher: &mut Launcher, op: &Op) -> Result<(), CudaErr
         let (losses, targets, with_grad) = (row(losses), row(targets), int(grad.is_some().into()));
         let arguments =
             [launcher.pointer(logits), losses, targets, int(vocab_size), int(padded), scale, with_grad];
-        let grid = Grid { threads: 512, ..Grid::of(n) };
+        let grid = Grid { threads: padded.div_ceil(8).next_multiple_of(32).min(512), ..Grid::of(n) };
         launcher.kernel(File::Classifier, "cross_entropy", grid, &arguments)?;
         if let Some(grad) = grad {
             let dx = launcher.matrix(grad.dx);

@@ -42,12 +42,20 @@ __device__ __forceinline__ float weight_with_slope(float z, float& slope) {
 #if KIND == GAUSSIAN
     return slope = expf(z);
 #elif KIND == GAUSSIAN_POLY
-    // (1 + z / n)^n for n = 2^POLY, by squaring; the factors on the way make up (1 + z / n)^(n - 1).
-    float power = 1.0f + z / (float)(1 << POLY);
-    if (CLAMP && power < 0.0f) return slope = 0.0f;
+    // (1 + z / n)^n for n = 2^POLY, by squaring; the factors on the way make up (1 + z / n)^(n - 1). Squaring doubles
+    // relative errors, so most squarings are of 1 + x as x -> 2x + x^2, which keeps what a small x says; the last few,
+    // where powers may be far below 1, are of the power itself.
+    float x = z / (float)(1 << POLY);
+    if (CLAMP && x < -1.0f) return slope = 0.0f;
     slope = 1.0f;
 #pragma unroll
-    for (int i = 0; i < POLY; i++) {
+    for (int i = 3; i < POLY; i++) {
+        slope = fmaf(slope, x, slope);
+        x = fmaf(x, x, x + x);
+    }
+    float power = 1.0f + x;
+#pragma unroll
+    for (int i = 0; i < min(POLY, 3); i++) {
         slope *= power;
         power *= power;
     }

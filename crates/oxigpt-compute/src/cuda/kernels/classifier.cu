@@ -1,6 +1,6 @@
 // Softmax and cross-entropy over the vocabulary, which leaves the gradients where the logits were.
 //
-// cross_entropy    grid rows of the slice, block 512
+// cross_entropy    grid rows of the slice, block ceil(padded / 8) rounded up to a multiple of 32, 512 at most
 //   (act* logits, float* losses, const unsigned* targets, int words, int padded, float scale, int grad)
 //   logits [rows, padded]. losses[n] = log sum exp(z) - z[target] over the first `words` columns, in nats.
 //   With grad: z = scale * (softmax(z) - onehot(target)), and 0 in the padding. losses and targets are the
@@ -17,7 +17,7 @@ cross_entropy(act* logits, float* losses, const u32* targets, int words, int pad
     const int target = (int)targets[blockIdx.x];
     const float at_target = to_f32(row[target]);
     float largest = -INFINITE, sum = 0.0f;
-    for (int i = threadIdx.x * UNIT; i < words; i += 512 * UNIT) {
+    for (int i = threadIdx.x * UNIT; i < words; i += blockDim.x * UNIT) {
         float v[UNIT];
         load8(v, row + i, words - i);
         float unit_max = v[0];
@@ -36,7 +36,7 @@ cross_entropy(act* logits, float* losses, const u32* targets, int words, int pad
     if (threadIdx.x == 0) losses[blockIdx.x] = row_max - at_target + logf(total);
     if (!grad) return;
     const float factor = scale / total;
-    for (int i = threadIdx.x * UNIT; i < padded; i += 512 * UNIT) {
+    for (int i = threadIdx.x * UNIT; i < padded; i += blockDim.x * UNIT) {
         float v[UNIT];
         load8(v, row + i, words - i);
 #pragma unroll

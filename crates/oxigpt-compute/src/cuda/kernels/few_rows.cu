@@ -10,6 +10,9 @@
 
 #define MAX_ROWS 8
 
+/// An activation as it is multiplied: rounded, where weights are.
+__device__ __forceinline__ float operand(float x) { return WGT_BF16 ? to_f32(round_bf16(x)) : x; }
+
 /// Bias and GELU on one output.
 __device__ __forceinline__ void finish(act* out, act* before, const float* bias, float sum, int row, int column, int o,
                                        int gelu) {
@@ -37,7 +40,7 @@ few_rows_in_out(act* out, act* before, const act* x, const wgt* w, const float* 
             load8(w_o, w + (size_t)i * o + first, o - first);
 #pragma unroll
             for (int r = 0; r < MAX_ROWS; r++) {
-                const float factor = r < rows ? to_f32(x[(size_t)r * c + i]) : 0.0f;
+                const float factor = r < rows ? operand(to_f32(x[(size_t)r * c + i])) : 0.0f;
 #pragma unroll
                 for (int k = 0; k < UNIT; k++) sum[r][k] += factor * w_o[k];
             }
@@ -80,7 +83,7 @@ few_rows_out_in(act* out, act* before, const act* x, const wgt* w, const float* 
             float x_c[UNIT];
             load8(x_c, x + (size_t)r * c + i, c - i);
 #pragma unroll
-            for (int k = 0; k < UNIT; k++) sum[r] += x_c[k] * w_c[k];
+            for (int k = 0; k < UNIT; k++) sum[r] += operand(x_c[k]) * w_c[k];
         }
     }
 #pragma unroll
