@@ -1,6 +1,7 @@
 //! The seam between plans and machines.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::{Error, Op, PhaseId, Plan, TensorId};
 
@@ -48,6 +49,15 @@ pub trait Backend: Send {
 
     /// Executes one operator, or has it executed after those before it.
     fn execute(&mut self, op: &Op);
+
+    /// Executes one operator alone, and tells how long it took.
+    fn time(&mut self, op: &Op) -> Duration {
+        let start = Instant::now();
+        self.execute(op);
+        // An error shows again when something is downloaded.
+        let _ = self.wait();
+        start.elapsed()
+    }
 
     /// Executes the operators of a phase in order.
     fn run(&mut self, _phase: PhaseId, ops: &[Op]) {

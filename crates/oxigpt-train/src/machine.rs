@@ -54,10 +54,11 @@ impl Machine {
         if self.threads > 0 { self.threads } else { CpuOptions::all_cores().threads }
     }
 
-    /// What it is called in reports.
+    /// What it is called in reports: a GPU by its own name too, where the driver tells it.
     pub fn name(&self) -> String {
         match self.gpu {
-            Some(index) => format!("cuda:{index}"),
+            Some(index) => cuda::gpu(index)
+                .map_or_else(|_| format!("cuda:{index}"), |gpu| format!("cuda:{index}, {}", gpu.name)),
             None => format!("cpu, {}", count(self.threads() as u64, "thread")),
         }
     }
@@ -241,7 +242,7 @@ mod tests {
             assert!(!is_device(word), "{word}");
         }
         assert_eq!(Machine::new("cuda", 0, false), Machine::new("cuda:0", 0, false));
-        assert_eq!(Machine::new("cuda:1", 0, false).name(), "cuda:1");
+        assert_eq!(Machine::new("cuda:99", 0, false).name(), "cuda:99");
         assert_eq!(cpu(1).name(), "cpu, 1 thread");
     }
 

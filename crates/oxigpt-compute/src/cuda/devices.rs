@@ -33,6 +33,16 @@ impl Report {
     }
 }
 
+/// The GPU of a number.
+///
+/// # Errors
+/// Where there is none, or no driver.
+pub fn gpu(index: usize) -> Result<GpuInfo, CudaError> {
+    let gpus = Driver::open(&Places::of_environment())?.gpus()?;
+    let count = gpus.len();
+    gpus.into_iter().nth(index).ok_or(CudaError::NoSuchDevice { index, count })
+}
+
 /// Looks for everything that the backend needs, in the places where it would.
 pub fn report() -> Report {
     of_places(&Places::of_environment())

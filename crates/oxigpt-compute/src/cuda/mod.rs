@@ -25,8 +25,9 @@ mod tables;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use devices::{LibraryReport, Report, report};
+pub use devices::{LibraryReport, Report, gpu, report};
 pub use driver::GpuInfo;
 pub use error::CudaError;
 pub use library::Library;
@@ -255,6 +256,22 @@ impl Backend for Cuda {
 
     fn execute(&mut self, op: &Op) {
         self.launch([op]);
+    }
+
+    /// By events on the stream, so that what it takes to get there does not count.
+    fn time(&mut self, op: &Op) -> Duration {
+        let gpu = self.gpu.clone();
+        let timed = gpu.time(|| {
+            self.launch([op]);
+            self.check()
+        });
+        match timed {
+            Ok(ms) => Duration::from_secs_f64(f64::from(ms) / 1e3),
+            Err(error) => {
+                self.failure.get_or_insert(error);
+                Duration::ZERO
+            }
+        }
     }
 
     fn run(&mut self, phase: PhaseId, ops: &[Op]) {
