@@ -8,6 +8,9 @@ mod decoding;
 mod files;
 mod formats;
 mod golden;
+#[cfg(unix)]
+#[path = "../../../oxigpt-compute/tests/simulator/mod.rs"]
+mod simulator;
 mod support;
 mod torch_writer;
 mod training;

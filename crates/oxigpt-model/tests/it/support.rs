@@ -67,11 +67,16 @@ pub(crate) const CPU_BFLOAT16: Target = Target {
     ..CPU
 };
 
-/// The first GPU: part of the targets where `OXIGPT_TEST_DEVICE` is `cuda`.
+/// The first GPU: part of the targets where `OXIGPT_TEST_DEVICE` is `cuda`, or `simulated`.
 pub(crate) const CUDA: Target = Target {
     name: "cuda",
     backend: || {
-        let cache = Some(std::env::temp_dir().join("oxigpt-test-kernels"));
+        #[cfg(unix)]
+        if device() == "simulated" {
+            crate::simulator::install();
+        }
+        // Kernels of a real GPU are kept for the next test.
+        let cache = (device() == "cuda").then(|| std::env::temp_dir().join("oxigpt-test-kernels"));
         Box::new(Cuda::new(CudaOptions { cache, ..CudaOptions::default() }).expect("a GPU"))
     },
     ..CPU
@@ -102,8 +107,12 @@ pub(crate) fn bfloat16_targets() -> Vec<Target> {
     targets
 }
 
+fn device() -> String {
+    std::env::var("OXIGPT_TEST_DEVICE").unwrap_or_default()
+}
+
 fn has_gpu() -> bool {
-    std::env::var_os("OXIGPT_TEST_DEVICE").is_some_and(|device| device == "cuda")
+    ["cuda", "simulated"].contains(&device().as_str())
 }
 
 pub(crate) fn reference() -> Box<dyn Backend> {

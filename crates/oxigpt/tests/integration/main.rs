@@ -12,6 +12,8 @@ mod data;
 mod devices;
 mod eval;
 mod eval_tasks;
+#[cfg(unix)]
+mod gpu;
 mod help;
 mod hub;
 mod layouts;
@@ -20,6 +22,9 @@ mod prepare;
 mod recipes;
 mod resume;
 mod sample;
+#[cfg(unix)]
+#[path = "../../../oxigpt-compute/tests/simulator/mod.rs"]
+mod simulator;
 mod start;
 mod support;
 mod tokenizer;

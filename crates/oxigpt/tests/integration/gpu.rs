@@ -1,0 +1,52 @@
+//! Runs on a GPU, which is a simulated one: where `OXIGPT_TEST_DEVICE` is `simulated`, because it takes a C++ compiler.
+
+use crate::simulator;
+use crate::support::Place;
+
+const STEPS: [&str; 4] = ["--max_iters=6", "--lr_decay_iters=6", "--eval_interval=3", "--log_interval=1"];
+
+/// Trains for six steps, with two evaluations and samples; gives what the program says.
+fn train(place: &Place, out: &str, more: &[&str]) -> String {
+    let (out, arguments) = (format!("--out_dir={out}"), ["train", "tiny.toml"]);
+    let mut command = place.command(&[&arguments, &STEPS[..], &[&out], more].concat());
+    command.env("OXIGPT_CUDA_PATH", simulator::directory()).env("XDG_CACHE_HOME", place.path().join("cache"));
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    said
+}
+
+/// The last validation loss of a run.
+fn val_loss(place: &Place, out: &str) -> f64 {
+    let events = place.read_text(&format!("{out}/metrics.jsonl"));
+    let events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    events.filter_map(|event| event["val_loss"].as_f64()).last().unwrap()
+}
+
+/// The same bits every time, interrupted or not, and nearly the numbers of the CPU.
+#[test]
+fn training_repeats_itself_and_agrees_with_the_cpu() {
+    if std::env::var("OXIGPT_TEST_DEVICE").as_deref() != Ok("simulated") {
+        return;
+    }
+    let place = Place::for_training();
+    train(&place, "cpu", &["--device=cpu"]);
+    for (dtype, off) in [("float32", 1e-5), ("bfloat16", 1e-2)] {
+        let dtype_key = format!("--dtype={dtype}");
+        let on_gpu =
+            |out: &str, more: &[&str]| train(&place, out, &[&["--device=cuda", &dtype_key], more].concat());
+        let said = on_gpu("once", &[]);
+        assert!(said.contains("cuda:0, simulated GPU"), "{said}");
+        on_gpu("again", &[]);
+        on_gpu("halved", &["--max_iters=3"]);
+        on_gpu("halved", &["--init_from=resume"]);
+        let weights = |out: &str| place.read(&format!("{out}/checkpoints/step-00000006/model.safetensors"));
+        assert!(weights("once") == weights("again"), "{dtype}: two runs differ");
+        assert!(weights("once") == weights("halved"), "{dtype}: an interruption shows");
+        let (found, expected) = (val_loss(&place, "once"), val_loss(&place, "cpu"));
+        assert!((found / expected - 1.0).abs() < off, "{dtype}: {found} instead of {expected}");
+        for out in ["once", "again", "halved"] {
+            fs_err::remove_dir_all(place.path().join(out)).unwrap();
+        }
+    }
+}
