@@ -5,28 +5,37 @@ use crate::support::Place;
 
 const STEPS: [&str; 4] = ["--max_iters=6", "--lr_decay_iters=6", "--eval_interval=3", "--log_interval=1"];
 
-/// Trains for six steps, with two evaluations and samples; gives what the program says.
-fn train(place: &Place, out: &str, more: &[&str]) -> String {
-    let (out, arguments) = (format!("--out_dir={out}"), ["train", "tiny.toml"]);
-    let mut command = place.command(&[&arguments, &STEPS[..], &[&out], more].concat());
+fn is_simulated() -> bool {
+    std::env::var("OXIGPT_TEST_DEVICE").as_deref() == Ok("simulated")
+}
+
+/// What the program prints to both streams where there is a simulated GPU.
+fn run(place: &Place, args: &[&str]) -> String {
+    let mut command = place.command(args);
     command.env("OXIGPT_CUDA_PATH", simulator::directory()).env("XDG_CACHE_HOME", place.path().join("cache"));
     let output = command.output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = [output.stdout, output.stderr].map(|stream| String::from_utf8(stream).unwrap()).concat();
     assert_eq!(output.status.code(), Some(0), "{said}");
     said
+}
+
+/// Trains for six steps, with two evaluations and samples.
+fn train(place: &Place, out: &str, more: &[&str]) -> String {
+    let out = format!("--out_dir={out}");
+    run(place, &[&["train", "tiny.toml"], &STEPS[..], &[&out], more].concat())
 }
 
 /// The last validation loss of a run.
 fn val_loss(place: &Place, out: &str) -> f64 {
     let events = place.read_text(&format!("{out}/metrics.jsonl"));
     let events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    events.filter_map(|event| event["val_loss"].as_f64()).last().unwrap()
+    events.filter_map(|event| event["val_loss"].as_f64()).next_back().unwrap()
 }
 
 /// The same bits every time, interrupted or not, and nearly the numbers of the CPU.
 #[test]
 fn training_repeats_itself_and_agrees_with_the_cpu() {
-    if std::env::var("OXIGPT_TEST_DEVICE").as_deref() != Ok("simulated") {
+    if !is_simulated() {
         return;
     }
     let place = Place::for_training();
@@ -48,5 +57,20 @@ fn training_repeats_itself_and_agrees_with_the_cpu() {
         for out in ["once", "again", "halved"] {
             fs_err::remove_dir_all(place.path().join(out)).unwrap();
         }
+    }
+}
+
+/// Steps are timed as they run, and operators apart from them.
+#[test]
+fn steps_and_operators_are_timed() {
+    if !is_simulated() {
+        return;
+    }
+    let shape =
+        ["--n_layer=1", "--n_head=2", "--n_embd=16", "--block_size=8", "--batch_size=2", "--vocab_size=65"];
+    let arguments = [&["bench", "ops", "--device=cuda", "--steps=2", "--warmup=1"], &shape[..]].concat();
+    let table = run(&Place::new(), &arguments);
+    for word in ["cuda:0, simulated GPU", "attention_backward", "adamw"] {
+        assert!(table.contains(word), "{word}: {table}");
     }
 }
