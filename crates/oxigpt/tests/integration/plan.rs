@@ -45,6 +45,19 @@ fn a_micro_batch_that_is_fitted() {
 }
 
 #[test]
+fn a_model_of_which_no_sequence_fits() {
+    let filters = [(r"and [\d.]+ GiB can", "and [FREE] GiB can")];
+    with_settings!({ filters => filters.to_vec() }, {
+        let large = ["--n_layer=96", "--n_embd=12288", "--n_head=96", "--dtype=bfloat16"];
+        assert_snapshot!(refused(&[&["plan", "gpt2-124m", "--batch_size=auto"], &large[..]].concat()), @"
+        exit 1
+        error: no micro-batch fits into memory: one sequence of 1024 tokens needs 2640.20 GiB, and [FREE] GiB can be used
+        hint: --recompute=block takes less, and so do a smaller block_size or model; `oxigpt plan --batch_size=1` shows where the memory goes
+        ");
+    });
+}
+
+#[test]
 fn gpt2_124m_is_counted_as_published() {
     let output = Place::new().output(&["plan", "gpt2-124m", "--json"]);
     let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
