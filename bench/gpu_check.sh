@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Everything to be seen on a machine with a GPU, in one report: what is there, conformance of every operator, golden values,
-# compute-sanitizer, and the speed of a training step beside PyTorch's in the same run.
+# compute-sanitizer, the speed of a training step beside PyTorch's in the same run, of all four sizes, and of decoding, and
+# a whole training where there is a text.
 #
 #   bench/gpu_check.sh OXIGPT CONFORMANCE GOLDEN [REPORT]
 #
 # OXIGPT is the binary (cargo build --release); CONFORMANCE and GOLDEN are test binaries, built anywhere with
 # `cargo test --release --no-run -p oxigpt-compute -p oxigpt-model`, which prints where they are (tests/conformance/main.rs
-# and tests/it/main.rs). Beside these it needs this checkout, python3 with torch, for the comparison, and compute-sanitizer,
-# which is left out where it is not installed.
+# and tests/it/main.rs). Beside these it needs this checkout, python3 with torch, for the comparison and for NVIDIA's
+# libraries, and compute-sanitizer, which is left out where it is not installed.
+#
+# ONLY="machine conformance golden sanitizer speed sizes decoding training" does those parts alone, and adds to the report.
+# TINYSHAKESPEARE=FILE names the text of the training. STEP_SECONDS (900) is the longest that one command may take.
 set -uo pipefail
 
 if [ $# -lt 3 ]; then
@@ -19,25 +23,43 @@ report=$(realpath -m "${4:-gpu_report.txt}")
 here=$(cd "$(dirname "$0")" && pwd)
 export OXIGPT_TEST_DEVICE=cuda OXIGPT_FIXTURES=$here/../crates/oxigpt-model/tests/fixtures
 failures=0
-: >"$report"
+[ -n "${ONLY:-}" ] || : >"$report"
+
+# Wherever this python3 keeps the libraries that came with torch.
+if [ -z "${OXIGPT_CUDA_PATH:-}" ]; then
+    OXIGPT_CUDA_PATH=$(python3 -c 'import glob, nvidia
+print(":".join(lib for root in nvidia.__path__ for lib in sorted(glob.glob(root + "/*/lib"))))' 2>/dev/null)
+    export OXIGPT_CUDA_PATH
+fi
+
+# Whether a part of the check is asked for.
+asked() {
+    [[ " ${ONLY:-$1} " == *" $1 "* ]]
+}
 
 # A step of the check: its output goes to the report, how it ended to both.
 step() {
     local name=$1 began=$SECONDS status=0
     shift
     printf '\n== %s ==\n$ %s\n' "$name" "$*" >>"$report"
-    timeout "${STEP_SECONDS:-600}" "$@" >>"$report" 2>&1 || status=$?
+    timeout "${STEP_SECONDS:-900}" "$@" >>"$report" 2>&1 || status=$?
     [ $status -eq 0 ] || failures=$((failures + 1))
     printf '%s: %s (%d s)\n' "$name" "$([ $status -eq 0 ] && echo passed || echo "FAILED, status $status")" \
         $((SECONDS - began)) | tee -a "$report"
 }
 
-step "machine" nvidia-smi
-step "devices" "$oxigpt" devices
-step "devices as JSON" "$oxigpt" devices --json
-step "conformance" "$conformance" --test-threads=2
-step "golden values" "$golden"
-if command -v compute-sanitizer >/dev/null; then
+if asked machine; then
+    step "machine" nvidia-smi
+    step "devices" "$oxigpt" devices
+    step "devices as JSON" "$oxigpt" devices --json
+fi
+if asked conformance; then
+    # Attention has hundreds of variants, each compiled once.
+    step "conformance of attention" "$conformance" --test-threads=4 attention
+    step "conformance of the rest" "$conformance" --test-threads=4 --skip attention
+fi
+asked golden && step "golden values" "$golden" golden
+if asked sanitizer && command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
         step "compute-sanitizer $tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
             "$conformance" --test-threads=1 training_step
@@ -46,17 +68,43 @@ fi
 
 # GPT-2 124M: our step and PyTorch's, in turn.
 shape=(--n_layer=12 --n_head=12 --n_embd=768 --block_size=1024 --bias=true)
-for batch in 16 32 64; do
-    for dtype in bfloat16 float32; do
-        [ "$dtype" = float32 ] && [ "$batch" -gt 16 ] && continue
-        step "oxigpt, $dtype, batch $batch" "$oxigpt" bench train --device=cuda "${shape[@]}" --vocab_size=50257 \
-            --gelu=tanh --batch_size="$batch" --dtype="$dtype" --float32_matmul_precision=high --steps=20 --warmup=5 --json
-        step "PyTorch, $dtype, batch $batch" python3 "$here/step.py" --device cuda --compile "${shape[@]}" \
-            --batch_size "$batch" --dtype "$dtype" --precision high --steps 20 --warmup 5 --json
+ours=(--device=cuda --vocab_size=50257 --gelu=tanh --warmup=5 --steps=20)
+if asked speed; then
+    for batch in 16 32 64; do
+        for dtype in bfloat16 float32; do
+            [ "$dtype" = float32 ] && [ "$batch" -gt 16 ] && continue
+            step "oxigpt, $dtype, batch $batch" "$oxigpt" bench train "${ours[@]}" "${shape[@]}" --batch_size="$batch" \
+                --dtype="$dtype" --float32_matmul_precision=high --json
+            step "PyTorch, $dtype, batch $batch" python3 "$here/step.py" --device cuda --compile "${shape[@]}" \
+                --batch_size "$batch" --dtype "$dtype" --precision high --steps 20 --warmup 5 --json
+        done
     done
-done
-step "operators" "$oxigpt" bench ops --device=cuda "${shape[@]}" --vocab_size=50257 --gelu=tanh --batch_size=32 \
-    --dtype=bfloat16 --steps=10
+    step "operators" "$oxigpt" bench ops "${ours[@]}" "${shape[@]}" --batch_size=32 --dtype=bfloat16
+fi
+if asked sizes; then
+    while read -r name n_layer n_head n_embd batch; do
+        step "oxigpt, $name, batch $batch" "$oxigpt" bench train "${ours[@]}" --n_layer="$n_layer" --n_head="$n_head" \
+            --n_embd="$n_embd" --block_size=1024 --bias=true --batch_size="$batch" --dtype=bfloat16 --json
+    done <<'SIZES'
+gpt2 12 12 768 32
+gpt2-medium 24 16 1024 16
+gpt2-large 36 20 1280 8
+gpt2-xl 48 25 1600 4
+SIZES
+fi
+if asked decoding; then
+    for texts in 1 8; do
+        step "decoding, $texts side by side" "$oxigpt" bench sample --device=cuda "${shape[@]}" --vocab_size=50257 \
+            --gelu=tanh --dtype=bfloat16 --texts="$texts" --json
+    done
+fi
+# nanoGPT reports a best validation loss of 1.4697.
+if asked training && [ -n "${TINYSHAKESPEARE:-}" ]; then
+    place=$(mktemp -d)
+    step "text" "$oxigpt" prepare text --input "$TINYSHAKESPEARE" --tokenizer char --out "$place/data"
+    step "training" "$oxigpt" train shakespeare-char --device=cuda --dataset="$place/data" --out_dir="$place/run"
+    rm -r "$place"
+fi
 
 echo "report: $report"
 exit $((failures > 0))

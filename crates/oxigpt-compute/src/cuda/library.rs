@@ -124,6 +124,8 @@ impl Places {
         let path = of_variable("PATH");
         prefixes.extend(path.iter().filter(has_python).filter_map(|bin| Some(bin.parent()?.to_owned())));
         prefixes.extend(of_variable("HOME").into_iter().map(|home| home.join(".local")));
+        // Where Debian's Python keeps what pip installs for all.
+        prefixes.push("/usr/local".into());
         dirs.extend(prefixes.iter().flat_map(|prefix| python_dirs(prefix)));
         dirs.extend(SYSTEM_DIRS.map(PathBuf::from));
         Places { and_system: true, ..Places::new(dirs) }

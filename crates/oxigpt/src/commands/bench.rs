@@ -128,6 +128,7 @@ fn json_of(steps: &Steps, peak: f64) -> Value {
         "gflops": gflops,
         "of_peak": gflops * 1e9 / peak,
         "peak_gflops": peak / 1e9,
+        "memory_bytes": steps.memory_bytes,
         "peak_memory_bytes": peak_memory(),
         "parts": parts,
         "ops": steps.ops.iter().map(op).collect::<Vec<_>>(),

@@ -80,6 +80,7 @@ fn keys_of_training_and_sampling() {
         }
     }
     let numbers = measured("train");
+    assert!(numbers["memory_bytes"].as_u64().unwrap() > 0);
     let parts: f64 = numbers["parts"].as_object().unwrap().values().map(|ms| ms.as_f64().unwrap()).sum();
     let ops: f64 = numbers["ops"].as_array().unwrap().iter().map(|op| op["ms"].as_f64().unwrap()).sum();
     assert!((parts - ops).abs() < 1e-6 * ops, "{parts} {ops}");
