@@ -111,6 +111,9 @@ fn of_gpu(operator: &str, precision: Precision) -> Tolerance {
     let Tolerance { relative, absolute } = float32(operator, precision);
     match precision {
         Precision::Float32 => Tolerance { relative: 2.0 * relative, absolute: 2.0 * absolute },
+        // A mean is that of a sum as it is stored: each element of the row is off by up to 2^-9 of itself, however little
+        // is left of all.
+        Precision::Bfloat16 if operator == "add_layer_norm" => Tolerance { relative: 1e-2, absolute: 4e-3 },
         Precision::Bfloat16 => Tolerance { relative: 1e-2, absolute: 1e-3 },
     }
 }
