@@ -39,6 +39,8 @@ pub struct Trainer {
     pub cursor: u64,
     x_bt: Vec<u32>,
     y_bt: Vec<u32>,
+    /// The first row of the run that these two hold, if they hold any.
+    filled: Option<u64>,
     losses_bt: Vec<f64>,
     /// Sums of the losses of this step, one for each term of the objective.
     sums: Vec<f64>,
@@ -61,6 +63,7 @@ impl Trainer {
             cursor: 0,
             x_bt: vec![0; len],
             y_bt: vec![0; len],
+            filled: None,
             losses_bt: vec![0.0; len],
             sums: vec![0.0; plan.objective.len()],
             plan,
@@ -107,14 +110,21 @@ impl Trainer {
 
     /// Forward and backward over one micro-batch, whose losses are added to the sums.
     fn micro_batch(&mut self, index: u64) -> Result<(), Error> {
-        let Trainer { session, plan, x_bt, y_bt, losses_bt, sums, .. } = self;
+        let Trainer { session, plan, loader, x_bt, y_bt, losses_bt, sums, .. } = self;
         let rows = plan.shape.batch_size;
         let first_row = index * rows as u64;
-        self.loader.fill(self.cursor + first_row, rows, x_bt, y_bt);
+        let row = self.cursor + first_row;
+        if self.filled != Some(row) {
+            loader.fill(row, rows, x_bt, y_bt);
+        }
         session.upload(plan.tokens, Data::U32(x_bt))?;
         session.upload(plan.targets, Data::U32(y_bt))?;
         plan.set_rng(session, self.seed, self.step as u32, first_row as u32)?;
         session.run(if index == 0 { plan.phases.first } else { plan.phases.more });
+        // A GPU is at work meanwhile.
+        let next = row + rows as u64;
+        loader.fill(next, rows, x_bt, y_bt);
+        self.filled = Some(next);
         for (term, sum) in plan.objective.iter().zip(sums) {
             session.download_f64(term.losses, losses_bt)?;
             // One running sum, so that its order does not depend on how the batch is cut.
