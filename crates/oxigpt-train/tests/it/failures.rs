@@ -88,7 +88,7 @@ fn impossible_requests_are_refused_before_anything_is_written() {
         ),
         (
             Settings { n_layer: 100, n_embd: 1 << 14, ..settings() },
-            "GiB are available | lower batch_size (total_batch_size keeps the step the same)",
+            "GiB are available | lower batch_size (total_batch_size keeps the step the same, batch_size = \"auto\" finds",
         ),
     ];
     for (settings, expected) in cases {
