@@ -6,7 +6,8 @@
 //! of two pairs, added to a float32). Two panels give a tile of the result, summed up in registers. Operands and result may
 //! each be float32 or bfloat16 in memory.
 //!
-//! Blocks depend on the shape alone, so results do not depend on the number of threads. A processor with matrix registers
+//! How a product is cut along its inner dimension depends on the shape alone, and no sum on how it is cut across, so results
+//! do not depend on the number of threads. A processor with matrix registers
 //! (AMX) would take its place in `kernel.rs` and choose the sizes of panels here.
 
 mod element;
@@ -39,8 +40,9 @@ const DEPTH: usize = 512;
 const LEFT_WORDS: usize = 1 << 16;
 const RIGHT_WORDS: usize = 1 << 17;
 
-/// Tasks that a product is cut into, at least, if it is not too small.
-const TASKS: usize = 12;
+/// Tasks of each thread that a product is cut into, at least, if it is not too small: more would pack more, fewer would
+/// leave threads waiting for the last one.
+const TASKS: usize = 4;
 
 /// Whether this processor multiplies bfloat16 itself. Where it does not, float32 instructions give the same to rounding,
 /// more slowly than products in float32.
@@ -70,14 +72,14 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn of(c: &Operand, pairs: usize) -> Blocks {
+    fn of(c: &Operand, pairs: usize, threads: usize) -> Blocks {
         let depth = match c {
             Operand::F32(_) => pairs.min(DEPTH),
             Operand::Bf16(_) => pairs,
         };
         let (a_panels, b_panels) = (c.rows().div_ceil(TALL), c.cols().div_ceil(WIDE));
         let (mut rows, mut cols) = (a_panels, b_panels.min((RIGHT_WORDS / (depth * WIDE)).max(1)));
-        while a_panels.div_ceil(rows) * b_panels.div_ceil(cols) < TASKS && rows * cols > 4 {
+        while a_panels.div_ceil(rows) * b_panels.div_ceil(cols) < TASKS * threads && rows * cols > 4 {
             if rows * TALL >= cols * WIDE { rows = rows.div_ceil(2) } else { cols = cols.div_ceil(2) }
         }
         Blocks { rows, cols, rows_at_once: (LEFT_WORDS / (depth * LEFT)).max(1), depth }
@@ -98,7 +100,7 @@ pub(super) unsafe fn product(
 ) {
     let Product { c, a, b, .. } = of;
     assert!(a.rows() == c.rows() && b.cols() == c.cols() && a.cols() == b.rows(), "product of unlike shapes");
-    let blocks = Blocks::of(c, a.cols().div_ceil(2));
+    let blocks = Blocks::of(c, a.cols().div_ceil(2), pool.threads());
     let (tall, wide) = (blocks.rows * TALL, blocks.cols * WIDE);
     let (n_rows, n_cols) = (c.rows().div_ceil(tall), c.cols().div_ceil(wide));
     let scratch_len = scratch.len() / pool.threads();
