@@ -2,7 +2,7 @@
 //!
 //! Legend: batch B, t positions, c width, d width of a head.
 
-use oxigpt_compute::{Activation, AttentionKind, AttentionScale};
+use oxigpt_compute::{Activation, AttentionKind, AttentionScale, LinearWeights};
 use proptest::prelude::*;
 
 use crate::case::{Case, Draft};
@@ -72,6 +72,53 @@ fn attention_on_awkward_shapes() {
             }
         }
     }
+}
+
+/// Between linear layers, as in a model, what attention reads and writes is stored in bfloat16 where products are.
+#[test]
+fn attention_of_what_is_stored_rounded() {
+    for (i, shape) in [
+        (1, 1, 1, 2),
+        (1, 2, 1, 128),
+        (2, 3, 7, 1),
+        (1, 63, 2, 6),
+        (3, 64, 1, 64),
+        (1, 65, 3, 24),
+        (1, 129, 2, 18),
+        (2, 127, 1, 80),
+        (1, 131, 2, 5),
+        (1, 200, 1, 66),
+        (1, 257, 2, 16),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (j, kind) in KINDS.into_iter().enumerate() {
+            if j == 0 || (i + j) % 3 == 0 {
+                stored_attention(kind, shape, if (i + j) % 2 == 0 { 0.0 } else { 0.2 }).check();
+            }
+        }
+    }
+}
+
+fn stored_attention(
+    kind: AttentionKind,
+    (batch, t, n_head, d_head): (usize, usize, usize, usize),
+    p: f32,
+) -> Case {
+    let mut d = Draft::new(format!("stored {kind:?} {batch} {t} {n_head} {d_head} {p}"));
+    let c = n_head * d_head;
+    let [before, after] = [("before", 3 * c), ("after", c)].map(|(name, o)| {
+        let w = d.b.parameter(name, &[c, o]);
+        LinearWeights { w, bias: None }
+    });
+    let x_btc = d.normal("x", &[batch, t, c], 0.0, 1.0);
+    let qkv = d.b.linear(x_btc, before);
+    let dropout = dropout(&mut d, p, 5);
+    let out_btc = d.b.attention(qkv, n_head, kind, dropout);
+    let out_btc = d.b.linear(out_btc, after);
+    d.slack(kind_slack(kind, 1.0));
+    d.close(out_btc)
 }
 
 /// Scores of some hundreds: weights of a softmax are nearly one-hot, exponentials of scores alone would overflow.
