@@ -11,7 +11,7 @@ use std::path::Path;
 use fs_err as fs;
 use oxigpt_text::Tokenizer;
 
-use crate::dataset::{Dataset, found_shards, tokenizer_beside};
+use crate::dataset::{Dataset, STAGING, Split, found_shards, tokenizer_beside};
 use crate::error::{PrepareError, Result};
 use crate::manifest::{self, Manifest};
 use crate::meta;
@@ -38,6 +38,38 @@ pub(crate) fn check_free(out: &Path, inputs: &[Input]) -> Result<()> {
         let found = entry.to_string_lossy().into_owned();
         if !found.starts_with('.') && !used.contains(&entry) {
             return Err(PrepareError::OutputInUse { dir: out.into(), found }.into());
+        }
+    }
+    Ok(())
+}
+
+/// That what stands where a preparation stages its files comes from one, which the next may remove.
+pub(crate) fn check_staging(out: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(out.join(STAGING)) else { return Ok(()) };
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let is_ours = name.starts_with('.') || [".bin", ".json"].iter().any(|end| name.ends_with(end));
+        if !is_ours {
+            let found = format!("{STAGING}/{name}");
+            return Err(PrepareError::OutputInUse { dir: out.into(), found }.into());
+        }
+    }
+    Ok(())
+}
+
+/// That no file of the dataset would take the place of an input.
+pub(crate) fn check_inputs_stay(out: &Path, inputs: &[Input]) -> Result<()> {
+    let root = fs::canonicalize(out)?;
+    for input in inputs {
+        let Place::File(path) = &input.place else { continue };
+        let Ok(found) = fs::canonicalize(path) else { continue };
+        let name = found.file_name().unwrap_or_default().to_string_lossy();
+        let is_shard =
+            name.ends_with(".bin") && Split::BOTH.iter().any(|split| name.starts_with(split.name()));
+        let is_taken =
+            is_shard || [manifest::FILE_NAME, "tokenizer.json", "tokenizer_config.json"].contains(&&*name);
+        if found.parent() == Some(&root) && is_taken {
+            return Err(PrepareError::OutputIsInput { path: path.clone() }.into());
         }
     }
     Ok(())

@@ -32,7 +32,7 @@ const ALIGNMENT: usize = 16;
 /// Floats of scratch that each thread needs for attention and its adjoint over `t` keys, heads `d` wide.
 pub(super) fn scratch_len(t: usize, d: usize) -> usize {
     let (t, e) = (t.next_multiple_of(TILE), d.next_multiple_of(COLS));
-    let forward = TILE * (2 * d + 2 * e + t) + (2 * d).max(TILE) * t + t;
+    let forward = TILE * (2 * d + 2 * e + 2 * t) + 2 * t * d + t;
     let cached = TILE * t + t;
     forward.max(cached).max(super::attention_backward::scratch_len(t, d, e)) + ALIGNMENT
 }

@@ -66,6 +66,12 @@ pub enum PrepareError {
         /// One of them.
         found: String,
     },
+    /// An input has a name that a file of the dataset may take.
+    #[error("{path} is an input, and the dataset may have a file of that name in the same directory")]
+    OutputIsInput {
+        /// The input.
+        path: PathBuf,
+    },
     /// A file stands where one is to be written.
     #[error("{path} already exists and would be overwritten")]
     OutputFileExists {
@@ -134,6 +140,7 @@ impl PrepareError {
             E::OutputInUse { .. } => {
                 "choose a directory of its own, or put the dataset there all the same with --force"
             }
+            E::OutputIsInput { .. } => "choose another directory with --out, or rename the input",
             E::OutputIsFile { .. } => "choose another output directory",
             E::OutputIsDeadLink { .. } => "remove the link, or make the directory that it leads to",
             E::ValFraction { .. } => "use 0.1 to keep a tenth for validation",

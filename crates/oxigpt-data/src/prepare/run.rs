@@ -26,7 +26,7 @@ use super::source::{Place, Source};
 use super::staged::{Staged, sha256_of};
 use super::{PrepareOptions, Progress, Stage, Watch};
 use crate::dataset::{STAGING, Split};
-use crate::dataset_writer::{check_free, complete, publish};
+use crate::dataset_writer::{check_free, check_inputs_stay, check_staging, complete, publish};
 use crate::error::{Error, PrepareError, Result};
 use crate::lock::DirLock;
 use crate::manifest::{InputInfo, Manifest, TokenizerInfo};
@@ -58,6 +58,10 @@ fn run_locked(source: &Source, out: &Path, options: &PrepareOptions, watch: Watc
     let known = options.tokenizer.load()?;
     let request = request(source, options, known.as_ref());
     let _lock = DirLock::acquire(out, patience)?;
+    check_inputs_stay(out, &source.inputs)?;
+    if !options.force {
+        check_staging(out)?;
+    }
     let staging = out.join(STAGING);
     let part = match left(&staging, source, options, &request, watch)? {
         Left::Whole(manifest) => {

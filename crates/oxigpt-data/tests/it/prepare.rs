@@ -224,6 +224,21 @@ fn a_dataset_is_never_overwritten_silently() {
     assert_eq!(names(&beside), ["notes.txt"]);
     prepare_text(&paths, &beside, &PrepareOptions { force: true, ..options(CHAR) }, &mut |_| ()).unwrap();
     assert!(beside.join("notes.txt").exists());
+    // Nor does what stands where shards are staged, and an input stays what it is.
+    let staged = dir.path().join("staged");
+    fs::create_dir_all(staged.join(".partial")).unwrap();
+    put(&staged, &[(".partial/mine.txt", b"text".to_vec())]);
+    assert_error(run(&staged), "staged holds other things (.partial/mine.txt) and no dataset", "--force");
+    assert_eq!(fs::read(staged.join(".partial/mine.txt")).unwrap(), b"text");
+    put(&staged, &[("train_000000.bin", b"some text".to_vec())]);
+    let force = PrepareOptions { force: true, ..options(CHAR) };
+    let taken = prepare_text(&[staged.join("train_000000.bin")], &staged, &force, &mut |_| ());
+    assert_error(
+        taken,
+        "train_000000.bin is an input, and the dataset may have a file of that name",
+        "rename",
+    );
+    assert_eq!(fs::read(staged.join("train_000000.bin")).unwrap(), b"some text");
     // Its inputs are no other things.
     let own = dir.path().join("own");
     fs::create_dir_all(own.join("texts")).unwrap();
