@@ -8,6 +8,10 @@ use crate::json::MAX_VOCAB_SIZE;
 use crate::pieces::pieces;
 use crate::{Error, Tokenizer, files, library};
 
+/// Bytes of a piece that are counted together. Words of a language are far shorter; in text without spaces, such as
+/// genomes, the library would take the square of a piece's length.
+const LONGEST: usize = 256;
+
 /// The library adds up occurrences in an `i32`.
 const MAX_OCCURRENCES: u64 = i32::MAX as u64;
 
@@ -41,7 +45,7 @@ impl TokenizerTrainer {
         Ok(TokenizerTrainer { vocab_size, special_tokens, counts: Counts::default() })
     }
 
-    /// Counts the pieces of a document; special tokens in it are passed over.
+    /// Counts the pieces of a document, words of over 256 bytes in parts; special tokens in it are passed over.
     pub fn add(&mut self, text: &str) {
         for ordinary in between(text, &self.special_tokens) {
             count_pieces(ordinary, &mut self.counts);
@@ -106,12 +110,22 @@ fn between<'a>(text: &'a str, special_tokens: &[String]) -> Vec<&'a str> {
 }
 
 fn count_pieces(text: &str, counts: &mut Counts) {
-    for piece in pieces(text) {
+    for piece in pieces(text).flat_map(parts) {
         match counts.get_mut(piece) {
             Some(count) => *count += 1,
             None => _ = counts.insert(piece.into(), 1),
         }
     }
+}
+
+/// A piece, in parts of at most [`LONGEST`] bytes that end between characters.
+fn parts(mut piece: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let end = (0..=piece.len().min(LONGEST)).rev().find(|&end| piece.is_char_boundary(end))?;
+        let part;
+        (part, piece) = piece.split_at(end);
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 /// The counts, divided by the least number that lets all their pairs of bytes be counted; what is rarer than that number
@@ -125,6 +139,20 @@ fn scaled(counts: Counts) -> impl Iterator<Item = (Box<str>, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_piece_without_end_is_counted_in_parts() {
+        for (piece, expected) in
+            [("", 0), ("a", 1), (&*"a".repeat(LONGEST), 1), (&*"ä".repeat(LONGEST + 1), 3)]
+        {
+            let parts: Vec<&str> = parts(piece).collect();
+            assert_eq!((parts.concat(), parts.len()), (piece.to_owned(), expected));
+        }
+        let mut trainer = TokenizerTrainer::new(300, &["<end>"]).unwrap();
+        trainer.add(&"ab".repeat(1 << 18));
+        let tokenizer = trainer.finish().unwrap();
+        assert_eq!(tokenizer.encode("abababab").unwrap().len(), 1);
+    }
 
     #[test]
     fn counts_are_scaled_to_what_the_library_can_add_up() {
