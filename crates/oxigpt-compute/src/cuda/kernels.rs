@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::cache::Cache;
 use super::driver::{Gpu, Kernel, Module};
 use super::error::CudaError;
+use super::layout::Element;
 use super::nvrtc::Nvrtc;
 
 const COMMON: &str = include_str!("kernels/common.cuh");
@@ -71,21 +72,25 @@ pub(super) struct Variant {
     pub(super) file: File,
     /// Its attention, if that is what is in it.
     pub(super) attention: Option<AttentionVariant>,
-    /// Whether weights are in bfloat16 though activations may not be.
-    pub(super) bf16_weights: bool,
+    /// Of the weights that decoding reads, where the file has such.
+    pub(super) weights: Element,
 }
 
 impl From<File> for Variant {
     fn from(file: File) -> Variant {
-        Variant { file, attention: None, bf16_weights: false }
+        Variant { file, attention: None, weights: Element::F32 }
     }
 }
 
 impl Variant {
     /// Options of the compiler.
     fn options(&self, architecture: &str, bf16: bool) -> Vec<String> {
-        let mut defines =
-            vec![("ACT_BF16", u32::from(bf16)), ("WGT_BF16", u32::from(bf16 || self.bf16_weights))];
+        let weights = match self.weights {
+            Element::F32 | Element::U32 => 0,
+            Element::Bf16 => 1,
+            Element::I8 => 2,
+        };
+        let mut defines = vec![("ACT_BF16", u32::from(bf16)), ("WGT", weights)];
         if let Some(AttentionVariant { head, kind, poly, clamp, by_position, dropout }) = self.attention {
             let flags = [("CLAMP", clamp), ("BY_POSITION", by_position), ("DROPOUT", dropout)]
                 .map(|(name, flag)| (name, u32::from(flag)));
@@ -159,6 +164,11 @@ pub(super) fn compile_all(nvrtc: &Nvrtc, architecture: &str) -> Result<(), CudaE
         AttentionVariant { head: 64, kind: 0, poly: 0, clamp: false, by_position: false, dropout: true };
     let mut variants: Vec<(Variant, bool)> =
         plain.iter().flat_map(|&file| [(file.into(), false), (file.into(), true)]).collect();
+    for file in [File::Embed, File::FewRows] {
+        for weights in [Element::Bf16, Element::I8] {
+            variants.extend([false, true].map(|bf16| (Variant { weights, ..file.into() }, bf16)));
+        }
+    }
     for (file, bf16) in [
         (File::Attention, true),
         (File::AttentionGeneral, true),

@@ -113,6 +113,16 @@ impl Launcher<'_> {
         }
     }
 
+    /// The scales of a weight's rows, or null where it is not kept in integers.
+    pub(super) fn scales(&self, id: TensorId) -> Argument {
+        let Matrix { address, element, rows, cols, .. } = self.matrix(id);
+        if element == Element::I8 {
+            Argument::Pointer(address + Element::scales_at(rows, cols) as u64)
+        } else {
+            NULL
+        }
+    }
+
     /// Puts a kernel on the stream; `arguments` are those of the list at the top of its file.
     pub(super) fn kernel(
         &mut self,

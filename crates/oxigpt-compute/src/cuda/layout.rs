@@ -2,31 +2,14 @@
 //!
 //! Under [`Precision::Bfloat16`] what operators hand to each other is stored in bfloat16: half the bytes, and the type that
 //! products read. Weights, their gradients and moments, statistics and losses stay float32; a weight that is an operand of
-//! a product has a copy in bfloat16 beside it, and so has a stored matrix that is kept in bfloat16.
+//! a product has a copy in bfloat16 beside it. A stored matrix lies in its storage alone.
 
+pub(super) use super::element::Element;
 use crate::arena::place;
 use crate::{Dtype, Op, Plan, Precision, Storage, TensorId};
 
 /// Every tensor begins at a multiple of this many bytes.
 const ALIGNMENT: usize = 256;
-
-/// How a number is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Element {
-    /// float32.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// An unsigned integer of 32 bits.
-    U32,
-}
-
-impl Element {
-    /// Bytes of one.
-    pub(super) fn bytes(self) -> usize {
-        if self == Element::Bf16 { 2 } else { 4 }
-    }
-}
 
 /// Types and places of all tensors.
 pub(super) struct Layout {
@@ -45,7 +28,12 @@ impl Layout {
         let mut elements: Vec<_> = plan
             .tensors
             .iter()
-            .map(|tensor| if tensor.dtype == Dtype::U32 { Element::U32 } else { Element::F32 })
+            .map(|tensor| match tensor.dtype {
+                Dtype::U32 => Element::U32,
+                Dtype::Stored(Storage::Bfloat16) => Element::Bf16,
+                Dtype::Stored(Storage::Int8) => Element::I8,
+                Dtype::Real | Dtype::Bf16 | Dtype::Stored(Storage::Float32) => Element::F32,
+            })
             .collect();
         let ops = || plan.phases.iter().flat_map(|phase| &phase.ops);
         let is_bf16 = plan.precision() == Precision::Bfloat16;
@@ -54,7 +42,7 @@ impl Layout {
         }
         let mut copies = vec![None; elements.len()];
         let mut copy_bytes = 0;
-        for id in ops().flat_map(weights).filter(|&id| is_bf16 || is_kept_in_bf16(plan, id)) {
+        for id in ops().flat_map(weights).filter(|_| is_bf16) {
             let copy = &mut copies[id.index()];
             if copy.is_none() && elements[id.index()] == Element::F32 {
                 *copy = Some(copy_bytes);
@@ -69,7 +57,8 @@ impl Layout {
 
     /// Bytes of a tensor, up to where the next may begin.
     pub(super) fn bytes(&self, plan: &Plan, id: TensorId) -> usize {
-        (plan.tensor(id).len() * self.element(id).bytes()).next_multiple_of(ALIGNMENT)
+        let tensor = plan.tensor(id);
+        self.element(id).bytes_of(tensor.rows(), tensor.width()).next_multiple_of(ALIGNMENT)
     }
 
     /// How a tensor is stored.
@@ -86,11 +75,6 @@ impl Layout {
     pub(super) fn copy(&self, id: TensorId) -> Option<usize> {
         self.copies[id.index()]
     }
-}
-
-/// Whether a tensor is a matrix whose products are those of bfloat16, whatever the precision of the plan.
-pub(super) fn is_kept_in_bf16(plan: &Plan, id: TensorId) -> bool {
-    plan.tensor(id).storage() == Some(Storage::Bfloat16)
 }
 
 /// The operands of an operator that kernels take as activations.

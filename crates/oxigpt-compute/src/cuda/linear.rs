@@ -7,7 +7,7 @@ use super::kernels::{File, Variant};
 use super::launch::{Grid, Launcher, NULL, int, long};
 use super::layout::Element;
 use super::operators::{column_parts, gelu_number};
-use crate::{Gelu, Op, TensorId, WeightLayout};
+use crate::{Gelu, Op, Plan, Storage, TensorId, WeightLayout};
 
 /// Layers over so few rows, as in decoding, are limited by their weights' bytes and have a kernel of their own. It sums a
 /// row in one order, whatever lies beside it: texts decoded side by side are those decoded alone.
@@ -65,16 +65,17 @@ fn few_rows(
         WeightLayout::InOut => ("few_rows_in_out", 32),
         WeightLayout::OutIn => ("few_rows_out_in", 8),
     };
-    let bf16_weights = launcher.weight(w).element == Element::Bf16;
-    let variant = Variant { bf16_weights, ..File::FewRows.into() };
-    let (w, bias) = (Argument::Pointer(launcher.weight_address(w)), launcher.optional(bias));
+    let variant = Variant { weights: launcher.weight(w).element, ..File::FewRows.into() };
+    let (w, scales) = (Argument::Pointer(launcher.weight_address(w)), launcher.scales(w));
+    let bias = launcher.optional(bias);
     let kind = gelu_number(gelu.map(|(kind, _)| kind));
     for start in (0..rows).step_by(ROWS_AT_A_TIME) {
         let n = ROWS_AT_A_TIME.min(rows - start);
         let part = |id| Argument::Pointer(rows_of(launcher.matrix(id), start, n).address);
         let before = gelu.map_or(NULL, |(_, before)| part(before));
-        let arguments = [part(out), before, part(x), w, bias, int(n), int(c), int(o), kind];
-        launcher.kernel(variant, name, Grid::of(o.div_ceil(columns)), &arguments)?;
+        let arguments = [part(out), before, part(x), w, bias, int(n), int(c), int(o), kind, scales];
+        let takes = if layout == WeightLayout::OutIn { 10 } else { 9 };
+        launcher.kernel(variant, name, Grid::of(o.div_ceil(columns)), &arguments[..takes])?;
     }
     Ok(())
 }
@@ -85,8 +86,8 @@ fn linear(
     gelu: Option<(Gelu, TensorId)>,
     out: TensorId,
 ) -> Result<(), CudaError> {
-    let b = in_out(launcher.weight(w), layout);
-    let a = as_element(launcher, launcher.matrix(x), b.element)?;
+    let (a, w) = factors(launcher, x, w)?;
+    let b = in_out(w, layout);
     let result = gelu.map_or(out, |(_, before)| before);
     let plain = Product { c: launcher.matrix(result), a, b, accumulate: false, epilogue: Epilogue::None };
     let fused = Product {
@@ -138,15 +139,37 @@ fn epilogue(
     }
 }
 
-/// A matrix in the type of what it is multiplied by: itself, or its copy in scratch memory.
-fn as_element(launcher: &mut Launcher, x: Matrix, element: Element) -> Result<Matrix, CudaError> {
-    if x.element == element {
-        return Ok(x);
+/// Activations and weights in one type, as cuBLASLt multiplies them. One of them may be in scratch memory: integers as the
+/// numbers that they stand for, activations rounded beside weights in bfloat16.
+fn factors(launcher: &mut Launcher, x: TensorId, w: TensorId) -> Result<(Matrix, Matrix), CudaError> {
+    let (x, w, scales) = (launcher.matrix(x), launcher.weight(w), launcher.scales(w));
+    let address = launcher.prepared.scratch.at(0);
+    let (to, from, n) =
+        (Argument::Pointer(address), |m: Matrix| Argument::Pointer(m.address), |m: Matrix| m.rows * m.cols);
+    if w.element == Element::I8 {
+        let arguments = [to, from(w), scales, long(n(w)), int(w.cols)];
+        launcher.kernel(File::Elementwise, "widen", Grid::over(n(w)), &arguments)?;
+        Ok((x, Matrix { address, element: x.element, ..w }))
+    } else if x.element != w.element {
+        launcher.kernel(File::Elementwise, "to_bf16", Grid::over(n(x)), &[to, from(x), long(n(x))])?;
+        Ok((Matrix { address, element: Element::Bf16, ..x }, w))
+    } else {
+        Ok((x, w))
     }
-    let (n, address) = (x.rows * x.cols, launcher.prepared.scratch.at(0));
-    let arguments = [Argument::Pointer(address), Argument::Pointer(x.address), long(n)];
-    launcher.kernel(File::Elementwise, "to_bf16", Grid::over(n), &arguments)?;
-    Ok(Matrix { address, element: Element::Bf16, ..x })
+}
+
+/// Bytes of scratch memory that [`factors`] takes.
+pub(super) fn scratch_bytes(plan: &Plan, op: &Op) -> usize {
+    let (x, w) = match *op {
+        Op::Linear { x, .. } if plan.tensor(x).rows() <= FEW_ROWS => return 0,
+        Op::Linear { x, w, .. } | Op::Classifier { x, w, .. } => (plan.tensor(x), plan.tensor(w)),
+        _ => return 0,
+    };
+    match w.storage() {
+        Some(Storage::Int8) => 4 * w.len(),
+        Some(Storage::Bfloat16) => 2 * x.len(),
+        Some(Storage::Float32) | None => 0,
+    }
 }
 
 /// `out[c] (+)= sum over rows of x[row, c]`.
@@ -170,8 +193,8 @@ pub(super) fn classifier(launcher: &mut Launcher, op: &Op) -> Result<(), CudaErr
         unreachable!("not a classifier")
     };
     let (rows, slice_rows) = (launcher.tensor(x).rows(), launcher.tensor(logits).rows());
-    let (logits_nv, w_vc) = (launcher.matrix(logits), launcher.weight(w));
-    let x_nc = as_element(launcher, launcher.matrix(x), w_vc.element)?;
+    let logits_nv = launcher.matrix(logits);
+    let (x_nc, w_vc) = factors(launcher, x, w)?;
     let padded = logits_nv.cols;
     let scale = Argument::Float(grad.map_or(1.0, |grad| grad.scale as f32));
     for start in (0..rows).step_by(slice_rows) {

@@ -12,6 +12,7 @@ mod blas;
 mod cache;
 mod devices;
 mod driver;
+mod element;
 mod error;
 mod kernels;
 mod launch;
@@ -44,7 +45,6 @@ use library::Places;
 use nvrtc::Nvrtc;
 use tables::Tables;
 
-use crate::bfloat16::rounded;
 use crate::{Backend, Data, DataMut, Error, Op, PhaseId, Plan, Precision, Role, TensorId};
 
 /// How the backend uses the machine.
@@ -208,22 +208,11 @@ impl Backend for Cuda {
                 &narrowed
             }
         };
-        let kept;
-        let reals = match plan.tensor(tensor).storage() {
-            None => reals,
-            Some(storage) => {
-                let rows = reals.chunks(plan.tensor(tensor).width());
-                kept = rows.flat_map(|row| storage.kept(row)).map(|value| value as f32).collect::<Vec<_>>();
-                &kept
-            }
-        };
-        let halves = || reals.iter().map(|&value| (rounded(value) >> 16) as u16).collect::<Vec<_>>();
-        if layout.element(tensor) == Element::Bf16 {
-            return Ok(self.gpu.write(address, cast_slice(&halves()))?);
-        }
-        self.gpu.write(address, cast_slice(reals))?;
+        let width = plan.tensor(tensor).width();
+        let write = |address, element: Element| self.gpu.write(address, &element.encode(reals, width));
+        write(address, layout.element(tensor))?;
         if let Some(offset) = layout.copy(tensor) {
-            self.gpu.write(copies.at(offset), cast_slice(&halves()))?;
+            write(copies.at(offset), Element::Bf16)?;
         }
         Ok(())
     }
@@ -231,22 +220,22 @@ impl Backend for Cuda {
     fn download(&self, tensor: TensorId, data: DataMut) -> Result<(), Error> {
         self.check()?;
         let Prepared { plan, layout, arena, .. } = self.prepared();
-        let (address, len) = (arena.at(layout.offset(tensor)), plan.tensor(tensor).len());
-        let is_bf16 = layout.element(tensor) == Element::Bf16;
+        let (rows, width) = (plan.tensor(tensor).rows(), plan.tensor(tensor).width());
+        let address = arena.at(layout.offset(tensor));
         let read = |values: &mut [f32]| {
-            if !is_bf16 {
+            let element = layout.element(tensor);
+            if element == Element::F32 {
                 return self.gpu.read(address, cast_slice_mut(values));
             }
-            let mut halves = vec![0u16; len];
-            self.gpu.read(address, cast_slice_mut(&mut halves))?;
-            let wide = halves.iter().map(|&half| f32::from_bits(u32::from(half) << 16));
-            values.iter_mut().zip(wide).for_each(|(value, wide)| *value = wide);
+            let mut bytes = vec![0; element.bytes_of(rows, width)];
+            self.gpu.read(address, &mut bytes)?;
+            element.decode(&bytes, width, values);
             Ok(())
         };
         match data {
             DataMut::F32(out) => read(out)?,
             DataMut::F64(out) => {
-                let mut values = vec![0f32; len];
+                let mut values = vec![0f32; rows * width];
                 read(&mut values)?;
                 out.iter_mut().zip(values).for_each(|(out, value)| *out = value.into());
             }

@@ -5,9 +5,8 @@
 use super::attention;
 use super::driver::Argument;
 use super::error::CudaError;
-use super::kernels::File;
+use super::kernels::{File, Variant};
 use super::launch::{BLOCK, Grid, Launcher, NULL, int, long};
-use super::layout::is_kept_in_bf16;
 use super::linear;
 use super::tables;
 use crate::{Dropout, Gelu, Op, Plan, TensorId};
@@ -49,9 +48,7 @@ pub(super) fn scratch_bytes(plan: &Plan) -> usize {
             4 * column_parts(dout.rows()) * dout.width()
         }
         Op::AttentionBackward { softmax: Some((_, lse)), .. } => 4 * plan.tensor(*lse).len(),
-        Op::Linear { x, w, .. } | Op::Classifier { x, w, .. } if is_kept_in_bf16(plan, *w) => {
-            2 * plan.tensor(*x).len()
-        }
+        Op::Linear { .. } | Op::Classifier { .. } => linear::scratch_bytes(plan, op),
         Op::GradNorm { gradients, .. } => {
             let lens: Vec<usize> = gradients.iter().map(|&id| plan.tensor(id).len()).collect();
             8 * tables::count(&lens)
@@ -197,10 +194,11 @@ impl Launcher<'_> {
             Op::Embed { tokens, position, wte, wpe, out } => {
                 let (rows, t) = (self.tensor(tokens).len(), self.tensor(tokens).width());
                 let c = self.tensor(out).width();
-                let position = self.optional(position);
+                let variant = Variant { weights: self.matrix(wte).element, ..File::Embed.into() };
+                let (position, scales) = (self.optional(position), self.scales(wte));
                 let [out, tokens, wte, wpe] = [out, tokens, wte, wpe].map(|id| self.pointer(id));
-                let arguments = [out, tokens, position, wte, wpe, int(rows), int(t), int(c)];
-                self.kernel(File::Embed, "embed", Grid::of(rows.div_ceil(8)), &arguments)
+                let arguments = [out, tokens, position, wte, scales, wpe, int(rows), int(t), int(c)];
+                self.kernel(variant, "embed", Grid::of(rows.div_ceil(8)), &arguments)
             }
             Op::EmbedBackward { tokens, dout, dwte, dwpe, accumulate_wte, accumulate_wpe } => {
                 let (rows, t) = (self.tensor(tokens).len(), self.tensor(tokens).width());

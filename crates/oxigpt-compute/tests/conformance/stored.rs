@@ -214,3 +214,28 @@ fn rows_of_extremes() {
         }
     }
 }
+
+/// A matrix takes the bytes of its storage, and no others beside it: decoding is bound by these bytes.
+#[test]
+fn memory_is_that_of_the_storage() {
+    const O: usize = 1024;
+    const C: usize = 512;
+    let bytes = |make: crate::Make, storage: Storage| {
+        let mut d = Draft::new("memory");
+        let (x_nc, w) = (d.b.input("x", &[3, C]), d.b.stored("w", [O, C], storage));
+        let y_no = d.b.linear(x_nc, LinearWeights { w, bias: None });
+        d.b.mark_output(y_no);
+        Session::new(d.b.finish(), make()).unwrap().memory_bytes()
+    };
+    for row in backends() {
+        let (label, make) = row.variants[0];
+        if label == "reference" {
+            continue;
+        }
+        let [float32, bfloat16, int8] = STORAGES.map(|storage| bytes(make, storage));
+        // Activations are packed beside matrices, or not, and begin at round places.
+        let about = |found: usize, expected: usize| found.abs_diff(expected) < 4 * 4 * C + 512;
+        assert!(about(float32 - bfloat16, 2 * O * C), "{label}: {float32} {bfloat16}");
+        assert!(about(float32 - int8, 3 * O * C - 4 * O), "{label}: {float32} {int8}");
+    }
+}

@@ -34,6 +34,8 @@ struct Tensor {
             const float x = (float)(draw() % 2001) / 1000.0f - 1.0f;
             if constexpr (sizeof(T) == 8) {
                 tensor.as<T>()[i] = x;
+            } else if constexpr (sizeof(T) == 1) {
+                tensor.as<T>()[i] = (T)(127 * x);
             } else {
                 put(tensor.as<T>() + i, x);
             }
@@ -104,12 +106,13 @@ static Dim grid(unsigned x, unsigned y = 1, unsigned z = 1) { return Dim{x, y, z
 static void run(int batch, int t, int c) {
     const int rows = batch * t, words = 11, positions = t + 2;
     const Tensor tokens = Tensor::words(rows, words);
-    const Tensor wte = Tensor::reals<float>(words * c), wpe = Tensor::reals<float>(positions * c);
+    const Tensor wte = Tensor::reals<wgt>(words * c), scales = WGT == 2 ? Tensor::reals<float>(words) : Tensor::none();
+    const Tensor dwte = Tensor::reals<float>(words * c), wpe = Tensor::reals<float>(positions * c);
     const Tensor dout = Tensor::reals<act>((size_t)rows * c), order = Tensor::words(rows, 1);
-    (Launch() << Tensor::reals<act>((size_t)rows * c) << tokens << Tensor::words(1, 3) << wte << wpe << rows << t << c)
+    (Launch() << Tensor::reals<act>((size_t)rows * c) << tokens << Tensor::words(1, 3) << wte << scales << wpe << rows << t << c)
         .run(kernel_embed(), grid(blocks(rows, 8)), 256);
     (Launch() << order << tokens << rows).run(kernel_embed_order(), grid(blocks(rows, 256)), 256);
-    (Launch() << wte << dout << tokens << order << rows << c).run(kernel_embed_backward_wte(), grid(rows), 128);
+    (Launch() << dwte << dout << tokens << order << rows << c).run(kernel_embed_backward_wte(), grid(rows), 128);
     (Launch() << wpe << dout << batch << t << c << 0).run(kernel_embed_backward_wpe(), grid(positions), 128);
 }
 #elif defined(FILE_norm)
@@ -153,6 +156,7 @@ static void run(int batch, int t, int c) {
     (Launch() << Tensor::reals<bf16>(n) << Tensor::reals<float>(n) << n).run(kernel_to_bf16(), over, 256);
     (Launch() << Tensor::reals<float>(n) << Tensor::reals<bf16>(n) << n).run(kernel_to_float(), over, 256);
     (Launch() << tensor() << tensor() << n << 0.5f).run(kernel_scale(), over, 256);
+    (Launch() << tensor() << Tensor::reals<signed char>(n) << Tensor::reals<float>(rows) << n << c).run(kernel_widen(), over, 256);
     for (const Tensor& dx : {Tensor::none(), tensor()}) {
         (Launch() << dx << Tensor::reals<float>(rows) << tensor() << tensor() << (int)rows << c << 0.5f)
             .run(kernel_squared_error(), grid(blocks(rows, 8)), 256);
@@ -172,12 +176,13 @@ static void run(int batch, int t, int c) {
     const int rows = min(batch * t, 8), o = t;
     const auto out = [&] { return Tensor::reals<act>(rows * o); };
     const Tensor x = Tensor::reals<act>(rows * c), w = Tensor::reals<wgt>(c * o), bias = Tensor::reals<float>(o);
+    const Tensor scales = WGT == 2 ? Tensor::reals<float>(o) : Tensor::none();
     for (const Tensor& before : {Tensor::none(), out()}) {
         const int gelu = before.bytes ? 1 : 0;
         const Tensor& own = before.bytes ? bias : before;
         (Launch() << out() << before << x << w << own << rows << c << o << gelu)
             .run(kernel_few_rows_in_out(), grid(blocks(o, 32)), 256);
-        (Launch() << out() << before << x << w << own << rows << c << o << gelu)
+        (Launch() << out() << before << x << w << own << rows << c << o << gelu << scales)
             .run(kernel_few_rows_out_in(), grid(blocks(o, 8)), 256);
     }
 }

@@ -3,7 +3,8 @@
 // Kernels are CUDA C++ without headers, so that NVRTC needs nothing but this text. A module is one file after
 // this one (attention and decoding also after attention.cuh), compiled with
 //   -DACT_BF16=0|1   type `act` of activations and their gradients: float or bfloat16
-//   -DWGT_BF16=0|1   type `wgt` of weights that decoding multiplies by (few_rows.cu only)
+//   -DWGT=0|1|2      type `wgt` of the weights that embed.cu and few_rows.cu read: float, bfloat16, or integers of 8 bits
+//                    that stand for so many times a float of their row
 // Everything else that is real is float: master weights, gradients of parameters, moments, statistics, losses.
 // Products that are large are cuBLASLt's and not here.
 //
@@ -117,8 +118,8 @@ template <int pending> __device__ __forceinline__ void copy_wait() {
 #ifndef ACT_BF16
 #define ACT_BF16 0
 #endif
-#ifndef WGT_BF16
-#define WGT_BF16 0
+#ifndef WGT
+#define WGT 0
 #endif
 
 #if ACT_BF16
@@ -127,13 +128,17 @@ typedef bf16 act;
 typedef float act;
 #endif
 
-#if WGT_BF16
+#if WGT == 1
 typedef bf16 wgt;
+#elif WGT == 2
+typedef signed char wgt;
 #else
 typedef float wgt;
 #endif
 
 __device__ __forceinline__ float to_f32(float x) { return x; }
+
+__device__ __forceinline__ float to_f32(signed char x) { return x; }
 
 __device__ __forceinline__ void put(float* p, float x) { *p = x; }
 
@@ -148,14 +153,14 @@ __device__ __forceinline__ float as_act(float x) {
 
 // ---- eight elements at a time ----
 //
-// A thread's unit of work is eight consecutive elements: one 16-byte access in bfloat16, two in float. That is the
-// widest access there is, and a warp's 32 of them are 512 consecutive bytes.
+// A thread's unit of work is eight consecutive elements: one 16-byte access in bfloat16, two in float, one of 8 bytes in
+// integers. 16 bytes are the widest access there is, and a warp's 32 of them are 512 consecutive bytes.
 
 #define UNIT 8
 
 /// Whether eight elements at `p`, `valid` of which exist, can go in one piece.
 template <class T> __device__ __forceinline__ bool in_one_piece(const T* p, long long valid) {
-    return valid >= UNIT && reinterpret_cast<u64>(p) % 16 == 0;
+    return valid >= UNIT && reinterpret_cast<u64>(p) % (sizeof(T) == 1 ? 8 : 16) == 0;
 }
 
 __device__ __forceinline__ void unpack(float (&v)[UNIT], const uint4& raw) {
@@ -177,6 +182,12 @@ __device__ __forceinline__ void load_piece(float (&v)[UNIT], const float* p) {
     const float4 a = halves[0], b = halves[1];
     v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
     v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+}
+
+__device__ __forceinline__ void load_piece(float (&v)[UNIT], const signed char* p) {
+    const u64 raw = *reinterpret_cast<const u64*>(p);
+#pragma unroll
+    for (int i = 0; i < UNIT; i++) v[i] = to_f32((signed char)(raw >> 8 * i));
 }
 
 __device__ __forceinline__ void store_piece(bf16* p, const float (&v)[UNIT]) {

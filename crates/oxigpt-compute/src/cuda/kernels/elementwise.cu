@@ -26,6 +26,9 @@
 //   losses[n] = mean over c of (x - target)^2; dx = factor * (x - target), unless it is null.
 // to_bf16          grid ceil(n / 2048), block 256   (bf16* out, const float* x, long long n)
 // to_float         grid ceil(n / 2048), block 256   (float* out, const bf16* x, long long n)
+// widen            grid ceil(n / 2048), block 256
+//   (act* out, const signed char* x, const float* scales, long long n, int c)
+//   out = scales[row] * x, rows of c.
 
 /// The first of a thread's eight elements.
 __device__ __forceinline__ long long own_unit() { return ((long long)blockIdx.x * 256 + threadIdx.x) * UNIT; }
@@ -183,5 +186,21 @@ extern "C" __global__ void __launch_bounds__(256) to_float(float* out, const bf1
     if (i >= n) return;
     float v[UNIT];
     load8(v, x + i, n - i);
+    store8(out + i, v, n - i);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+widen(act* out, const signed char* x, const float* scales, long long n, int c) {
+    const long long i = own_unit();
+    if (i >= n) return;
+    float v[UNIT];
+    load8(v, x + i, n - i);
+    long long row = i / c;
+    int column = (int)(i - row * c);
+#pragma unroll
+    for (int k = 0; k < UNIT; k++) {
+        if (i + k < n) v[k] *= scales[row];
+        if (++column == c) column = 0, row++;
+    }
     store8(out + i, v, n - i);
 }

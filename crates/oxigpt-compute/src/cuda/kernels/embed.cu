@@ -1,10 +1,11 @@
 // Token and position embeddings, and their adjoint.
 //
 // embed            grid ceil(rows / 8), block 256
-//   (act* out, const unsigned* tokens, const unsigned* position, const float* wte, const float* wpe,
+//   (act* out, const unsigned* tokens, const unsigned* position, const wgt* wte, const float* scales, const float* wpe,
 //    int rows, int t, int c)
-//   out[n] = wte[tokens[n]] + wpe[position + n % t]. `position` may be null: 0. rows = B*T.
-//   Bytes: rows * c * (4 + 4 + act); wpe comes from the cache.
+//   out[n] = wte[tokens[n]] + wpe[position + n % t]. `position` may be null: 0. rows = B*T. `scales` is null, or what a
+//   step of each row of wte is worth.
+//   Bytes: rows * c * (wgt + 4 + act); wpe comes from the cache.
 //
 // embed_order      grid ceil(rows / 256), block 256
 //   (unsigned* order, const unsigned* tokens, int rows)
@@ -21,12 +22,14 @@
 //   Bytes: batch * t * c * act + positions * c * 4 (8 if it accumulates).
 
 extern "C" __global__ void __launch_bounds__(256)
-embed(act* out, const u32* tokens, const u32* position, const float* wte, const float* wpe, int rows, int t, int c) {
+embed(act* out, const u32* tokens, const u32* position, const wgt* wte, const float* scales, const float* wpe, int rows,
+      int t, int c) {
     // A warp a row: its lanes read consecutive units of the word's row and of the position's.
     const int row = blockIdx.x * (256 / WARP) + threadIdx.x / WARP;
     if (row >= rows) return;
     const int place = (position ? (int)*position : 0) + row % t;
-    const float* word_c = wte + (size_t)tokens[row] * c;
+    const wgt* word_c = wte + (size_t)tokens[row] * c;
+    const float scale = scales ? scales[tokens[row]] : 1.0f;
     const float* place_c = wpe + (size_t)place * c;
     act* out_c = out + (size_t)row * c;
     for (int i = threadIdx.x % WARP * UNIT; i < c; i += WARP * UNIT) {
@@ -34,7 +37,7 @@ embed(act* out, const u32* tokens, const u32* position, const float* wte, const 
         load8(a, word_c + i, c - i);
         load8(b, place_c + i, c - i);
 #pragma unroll
-        for (int k = 0; k < UNIT; k++) a[k] += b[k];
+        for (int k = 0; k < UNIT; k++) a[k] = scale * a[k] + b[k];
         store8(out_c + i, a, c - i);
     }
 }

@@ -6,12 +6,13 @@
 //   2 erf; `before` (null, or [rows, o]) gets what the GELU was applied to.
 //   Bytes: c * o * wgt.
 // few_rows_out_in  grid ceil(o / 8), block 256
-//   The same for W [o, c].
+//   The same for W [o, c], and with one argument more, const float* scales: null, or [o], what a step of each row of W is
+//   worth. Only integers have them, and they lie this way alone.
 
 #define MAX_ROWS 8
 
-/// An activation as it is multiplied: rounded, where weights are.
-__device__ __forceinline__ float operand(float x) { return WGT_BF16 ? to_f32(round_bf16(x)) : x; }
+/// An activation as it is multiplied: rounded beside weights in bfloat16.
+__device__ __forceinline__ float operand(float x) { return WGT == 1 ? to_f32(round_bf16(x)) : x; }
 
 /// Bias and GELU on one output.
 __device__ __forceinline__ void finish(act* out, act* before, const float* bias, float sum, int row, int column, int o,
@@ -70,9 +71,10 @@ few_rows_in_out(act* out, act* before, const act* x, const wgt* w, const float* 
 // A warp for each output, along its row of W.
 extern "C" __global__ void __launch_bounds__(256)
 few_rows_out_in(act* out, act* before, const act* x, const wgt* w, const float* bias, int rows, int c, int o,
-                int gelu) {
+                int gelu, const float* scales) {
     const int lane = threadIdx.x % WARP, column = blockIdx.x * 8 + threadIdx.x / WARP;
     if (column >= o) return;
+    const float scale = scales ? scales[column] : 1.0f;
     float sum[MAX_ROWS] = {};
     for (int i = lane * UNIT; i < c; i += WARP * UNIT) {
         float w_c[UNIT];
@@ -89,7 +91,7 @@ few_rows_out_in(act* out, act* before, const act* x, const wgt* w, const float* 
 #pragma unroll
     for (int r = 0; r < MAX_ROWS; r++) {
         if (r >= rows) break;
-        const float total = warp_sum(sum[r]);
+        const float total = scale * warp_sum(sum[r]);
         if (lane == 0) finish(out, before, bias, total, r, column, o, gelu);
     }
 }
