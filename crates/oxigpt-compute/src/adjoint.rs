@@ -140,9 +140,9 @@ impl Builder {
                 self.contribute(walk, a, dout);
                 self.contribute(walk, b, dout);
             }
-            Op::Embed { tokens, position, wte, wpe, out } => {
+            Op::Embed { tokens, positions, wte, wpe, out } => {
                 let Some(&dout) = walk.grads.get(&out) else { return };
-                assert!(position.is_none(), "embed at a position has no adjoint");
+                assert!(positions.is_none(), "embed at positions of one's own has no adjoint");
                 let gradients = [wte, wpe].map(|table| self.parameter_gradient(walk, table));
                 let [Some((dwte, accumulate_wte)), Some((dwpe, accumulate_wpe))] = gradients else {
                     panic!("only one of two embeddings is frozen");

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    AdamWConfig, AdamWSlot, AttentionKind, Dropout, Dtype, Gelu, Op, Operands, Phase, PhaseId, Plan,
+    AdamWConfig, AdamWSlot, AttentionKind, Dropout, Dtype, Gelu, Op, Operands, Phase, PhaseId, Places, Plan,
     Precision, Role, Storage, Tensor, TensorId, WeightLayout, arena,
 };
 
@@ -159,24 +159,27 @@ impl Builder {
 
     // ---- operators ----
 
-    /// `out[b,t] = wte[tokens[b,t]] + wpe[position + t]`: `[B, T]` to `[B, T, C]`.
+    /// `out[b,t] = wte[tokens[b,t]] + wpe[positions[b,t]]`, or `wpe[t]`: `[B, T]` to `[B, T, C]`.
     pub fn embed(
         &mut self,
         tokens: TensorId,
-        position: Option<TensorId>,
+        positions: Option<TensorId>,
         wte: TensorId,
         wpe: TensorId,
     ) -> TensorId {
         let (batch, t) = (self.shape(tokens)[0], self.shape(tokens)[1]);
         let c = self.width(wte);
-        assert!(t <= self.shape(wpe)[0], "more columns than positions");
         assert_eq!(c, self.width(wpe), "embeddings of different widths");
         self.assert_below(tokens, self.shape(wte)[0]);
-        if let Some(position) = position {
-            self.assert_below(position, self.shape(wpe)[0] - t + 1);
+        match positions {
+            Some(positions) => {
+                assert_eq!(self.shape(positions), [batch, t], "one position a token");
+                self.assert_below(positions, self.shape(wpe)[0]);
+            }
+            None => assert!(t <= self.shape(wpe)[0], "more columns than positions"),
         }
         let out = self.activation("embed", &[batch, t, c]);
-        self.push(Op::Embed { tokens, position, wte, wpe, out });
+        self.push(Op::Embed { tokens, positions, wte, wpe, out });
         out
     }
 
@@ -273,34 +276,43 @@ impl Builder {
         out
     }
 
-    /// Attention of new positions over a cache of keys and values, `[B, S, C]` each. One sequence may have a cache of several:
-    /// all of them get its keys and values. `lengths` is for kinds that depend on the length of the whole text, `[B]`
-    /// counters, and no other heeds it.
+    /// Inputs that say where `[B, T]` rows belong in a cache.
+    pub fn places(&mut self, name: &str, shape: [usize; 2], cache: TensorId) -> Places {
+        let (texts, positions) = (self.shape(cache)[0], self.shape(cache)[1]);
+        Places {
+            texts: self.input_u32(&format!("{name}_texts"), &shape, texts as u32 + 1),
+            positions: self.input_u32(&format!("{name}_positions"), &shape, positions as u32),
+        }
+    }
+
+    /// Attention of new rows over a cache of the keys and values of X texts, `[X, S, C]` each. `lengths` is for kinds that
+    /// depend on the length of the whole text, `[X]` counters, and no other heeds it.
     pub fn cached_attention(
         &mut self,
         qkv: TensorId,
         (k_cache, v_cache): (TensorId, TensorId),
-        (position, lengths): (TensorId, Option<TensorId>),
+        (places, lengths): (Places, Option<TensorId>),
         n_head: usize,
         kind: AttentionKind,
     ) -> TensorId {
         let (batch, t, c) = (self.shape(qkv)[0], self.shape(qkv)[1], self.width(qkv) / 3);
-        let (caches, cached) = (self.shape(k_cache)[0], self.shape(k_cache)[1]);
+        let (texts, cached) = (self.shape(k_cache)[0], self.shape(k_cache)[1]);
         assert_eq!(c % n_head, 0, "width not divisible by heads");
-        assert!(caches == batch || batch == 1, "more sequences than caches");
-        assert_eq!(self.shape(k_cache), [caches, cached, c], "cache of another shape");
-        assert_eq!(self.shape(v_cache), [caches, cached, c], "cache of another shape");
-        assert!(t <= cached, "more new positions than the cache holds");
-        self.assert_below(position, cached - t + 1);
+        assert_eq!(self.shape(k_cache), [texts, cached, c], "cache of another shape");
+        assert_eq!(self.shape(v_cache), [texts, cached, c], "cache of another shape");
+        for (place, limit) in [(places.texts, texts + 1), (places.positions, cached)] {
+            assert_eq!(self.shape(place), [batch, t], "one place a row");
+            self.assert_below(place, limit);
+        }
         let lengths = lengths.filter(|_| kind.depends_on_length());
         assert_eq!(
             lengths.is_some(),
             kind.depends_on_length(),
             "attention without the lengths that it depends on"
         );
-        assert!(lengths.is_none_or(|lengths| *self.shape(lengths) == [batch]), "one length a sequence");
+        assert!(lengths.is_none_or(|lengths| *self.shape(lengths) == [texts]), "one length a text");
         let out = self.activation("cached_attention", &[batch, t, c]);
-        self.push(Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, n_head, kind, out });
+        self.push(Op::CachedAttention { qkv, k_cache, v_cache, places, lengths, n_head, kind, out });
         out
     }
 

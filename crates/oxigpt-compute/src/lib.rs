@@ -33,7 +33,9 @@ pub use backend::{Backend, Data, DataMut};
 pub use builder::{Builder, LinearWeights, NormWeights};
 pub use cost::Cost;
 pub use error::Error;
-pub use op::{AdamWConfig, AdamWSlot, ClassifierGrad, Dropout, Gelu, Op, SquaredErrorGrad, WeightLayout};
+pub use op::{
+    AdamWConfig, AdamWSlot, ClassifierGrad, Dropout, Gelu, Op, Places, SquaredErrorGrad, WeightLayout,
+};
 pub use operands::Operands;
 pub use plan::{Phase, PhaseId, Plan};
 pub use precision::Precision;

@@ -90,15 +90,24 @@ pub struct SquaredErrorGrad {
     pub scale: f64,
 }
 
+/// Where rows belong in a cache of X texts of S positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// `[B, T]` U32: the text, or X, which is all of them alike.
+    pub texts: TensorId,
+    /// `[B, T]` U32, below S.
+    pub positions: TensorId,
+}
+
 /// An operator.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
-    /// `out[b,t] = wte[tokens[b,t]] + wpe[position + t]`.
+    /// `out[b,t] = wte[tokens[b,t]] + wpe[positions[b,t]]`.
     Embed {
         /// `[B, T]` U32.
         tokens: TensorId,
-        /// `[1]` U32, position of the first column; 0 where absent.
-        position: Option<TensorId>,
+        /// `[B, T]` U32; position t where absent.
+        positions: Option<TensorId>,
         /// `[Vp, C]`.
         wte: TensorId,
         /// `[block_size, C]`.
@@ -286,18 +295,18 @@ pub enum Op {
         /// `[B, T, 3C]`.
         dqkv: TensorId,
     },
-    /// Attention of T new positions over those in the cache and themselves: writes the new keys and values at
-    /// `position..position + T`, then row t attends to `0..=position + t`.
+    /// Attention of new rows over those in a cache of X texts: writes the keys and values of every row where it
+    /// belongs, then each row attends to its text up to its own position. Rows of one text and position must be the same.
     CachedAttention {
         /// `[B, T, 3C]`.
         qkv: TensorId,
-        /// `[B, S, C]`; where B is 1, of any number of sequences, which all get the same keys and values.
+        /// `[X, S, C]`.
         k_cache: TensorId,
         /// As `k_cache`.
         v_cache: TensorId,
-        /// `[1]` U32; `position + T <= S`.
-        position: TensorId,
-        /// `[B]` U32, at least 1: tokens of each whole text, which [`AttentionScale::Length`](crate::AttentionScale::Length)
+        /// Where each row belongs.
+        places: Places,
+        /// `[X]` U32, at least 1: tokens of each whole text, which [`AttentionScale::Length`](crate::AttentionScale::Length)
         /// divides by; a kind of another scale has none.
         lengths: Option<TensorId>,
         /// Heads.

@@ -26,8 +26,8 @@ impl Op {
     /// The same, to exchange them for others. The only place that lists them.
     pub(crate) fn operands_mut(&mut self) -> Operands<&mut TensorId> {
         let (reads, writes) = match self {
-            Op::Embed { tokens, position, wte, wpe, out } => {
-                (vec![Some(tokens), position.as_mut(), Some(wte), Some(wpe)], vec![Some(out)])
+            Op::Embed { tokens, positions, wte, wpe, out } => {
+                (vec![Some(tokens), positions.as_mut(), Some(wte), Some(wpe)], vec![Some(out)])
             }
             Op::EmbedBackward { tokens, dout, dwte, dwpe, .. } => {
                 (vec![Some(tokens), Some(dout)], vec![Some(dwte), Some(dwpe)])
@@ -63,8 +63,8 @@ impl Op {
                 let rng = dropout.as_mut().map(|dropout| &mut dropout.rng);
                 (vec![Some(qkv), out, lse, Some(dout), rng], vec![Some(dqkv)])
             }
-            Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, out, .. } => (
-                vec![Some(qkv), Some(position), lengths.as_mut()],
+            Op::CachedAttention { qkv, k_cache, v_cache, places, lengths, out, .. } => (
+                vec![Some(qkv), Some(&mut places.texts), Some(&mut places.positions), lengths.as_mut()],
                 vec![Some(k_cache), Some(v_cache), Some(out)],
             ),
             Op::Dropout { x, dropout, out } => (vec![Some(x), Some(&mut dropout.rng)], vec![Some(out)]),

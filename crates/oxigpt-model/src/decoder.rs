@@ -1,8 +1,7 @@
 //! Generation with a cache of keys and values.
 //!
 //! Tokens are fed either in chunks (a prompt) or singly (each new token); both extend the cache. A chunk has one of a
-//! few lengths: the last is begun early enough to end within the cache, and filled up with token 0 behind the prompt. What this leaves in the cache behind the prompt is overwritten before it is
-//! attended to.
+//! few lengths; the last is filled up with its last token, which changes nothing.
 //!
 //! Where attention depends on the length of the whole text, what was cached of a shorter text is wrong: every new token
 //! then has the whole text fed again, with its length as an input.
@@ -13,7 +12,7 @@ use std::iter::once;
 use std::ops::ControlFlow;
 
 use oxigpt_compute::philox::Stream;
-use oxigpt_compute::{Builder, Data, PhaseId, Session, Storage, TensorId};
+use oxigpt_compute::{Builder, Data, PhaseId, Places, Session, Storage, TensorId};
 
 use crate::init::fnv1a;
 use crate::{Error, ModelConfig, Weights, attention, forward, sample};
@@ -46,8 +45,8 @@ pub struct Decoder {
     positions: usize,
     vocab_size: usize,
     padded_vocab_size: usize,
-    /// `[1]` U32: tokens of the whole text, where attention depends on it.
-    length: Option<TensorId>,
+    /// `[batch_size]` U32: tokens of the whole text, where attention depends on it; the same for each.
+    lengths: Option<TensorId>,
     /// One for each length of a chunk, shortest first.
     prefill: Vec<Feed>,
     /// Absent where attention depends on the length of the text.
@@ -61,8 +60,7 @@ struct Feed {
     shape: [usize; 2],
     /// `[B, T]` U32.
     tokens: TensorId,
-    /// `[1]` U32: where the first of them stands.
-    position: TensorId,
+    places: Places,
     /// `[1]` U32: after which of them the logits are wanted; absent where there is one only.
     row: Option<TensorId>,
     /// `[B, 1, Vp]`.
@@ -99,9 +97,9 @@ impl Decoder {
         let shape = [batch_size, positions, config.n_embd];
         let mut cache = |kind: &str, layer: usize| b.cache(&format!("h.{layer}.{kind}_cache"), &shape);
         let caches: Vec<_> = (0..config.n_layer).map(|l| (cache("k", l), cache("v", l))).collect();
-        let length = config.attention.depends_on_length().then(|| b.counters("text_length", &[1]));
+        let lengths = config.attention.depends_on_length().then(|| b.counters("text_lengths", &[batch_size]));
         let mut feed =
-            |name: &str, shape| Feed::declare(b, config, weights, (&caches, length), (name, shape));
+            |name: &str, shape| Feed::declare(b, config, weights, (&caches, lengths), (name, shape));
         let longest = positions.min(CHUNKS[CHUNKS.len() - 1]);
         let chunks = CHUNKS.into_iter().filter(|&len| len < longest).chain(once(longest));
         Decoder {
@@ -109,9 +107,9 @@ impl Decoder {
             positions,
             vocab_size: config.vocab_size,
             padded_vocab_size: config.padded_vocab_size(),
-            length,
+            lengths,
             prefill: chunks.map(|len| feed(&format!("prefill_{len}"), [1, len])).collect(),
-            decode: length.is_none().then(|| feed("decode", [batch_size, 1])),
+            decode: lengths.is_none().then(|| feed("decode", [batch_size, 1])),
         }
     }
 
@@ -133,18 +131,14 @@ impl Decoder {
     /// Forgets what was cached and feeds `tokens` (at least one, at most as many as there are positions) from position 0, the
     /// same to every text. Gives the logits after the last of them.
     pub fn prefill(&self, session: &mut Session, tokens: &[u32], logits: &mut Vec<f64>) -> Result<(), Error> {
-        if let Some(length) = self.length {
-            session.upload(length, Data::U32(&[tokens.len() as u32]))?;
+        if let Some(lengths) = self.lengths {
+            session.upload(lengths, Data::U32(&vec![tokens.len() as u32; self.batch_size]))?;
         }
         let longest = &self.prefill[self.prefill.len() - 1];
-        let (mut chunk, mut fed) = (longest, 0);
-        while fed < tokens.len() {
-            let fits = |chunk: &&Feed| chunk.shape[1] >= tokens.len() - fed;
-            chunk = self.prefill.iter().find(fits).unwrap_or(longest);
-            let start = fed.min(self.positions - chunk.shape[1]);
-            let end = (start + chunk.shape[1]).min(tokens.len());
-            chunk.run(session, &tokens[start..end], start)?;
-            fed = end;
+        let mut chunk = longest;
+        for (i, part) in tokens.chunks(longest.shape[1]).enumerate() {
+            chunk = self.prefill.iter().find(|chunk| chunk.shape[1] >= part.len()).unwrap_or(longest);
+            chunk.run_prompt(session, part, i * longest.shape[1], self.batch_size)?;
         }
         self.logits(session, chunk, logits)
     }
@@ -165,7 +159,7 @@ impl Decoder {
         let Some(decode) = &self.decode else { return self.feed_again(session, texts, logits) };
         let len = texts[0].as_ref().len();
         let tokens: Vec<u32> = texts.iter().map(|text| text.as_ref()[len - 1]).collect();
-        decode.run(session, &tokens, len - 1)?;
+        decode.run_each(session, &tokens, len - 1)?;
         self.logits(session, decode, logits)
     }
 
@@ -202,23 +196,18 @@ impl Feed {
         b: &mut Builder,
         config: &ModelConfig,
         weights: &Weights,
-        (caches, length): (&[(TensorId, TensorId)], Option<TensorId>),
+        (caches, lengths): (&[(TensorId, TensorId)], Option<TensorId>),
         (name, shape): (&str, [usize; 2]),
     ) -> Feed {
         let (phase, len) = (b.begin(name), shape[1]);
         let tokens = b.input_u32(&format!("{name}_tokens"), &shape, config.vocab_size as u32);
-        let last_position = (b.shape(caches[0].0)[1] - len) as u32;
-        let position = b.input_u32(&format!("{name}_position"), &[1], last_position + 1);
+        let places = b.places(name, shape, caches[0].0);
+        let positions = Some(places.positions);
         let mut x_btc =
-            forward(b, config, weights, tokens, Some(position), None, |b, layer, block, normed_btc| {
+            forward(b, config, weights, tokens, positions, None, |b, layer, block, normed_btc| {
                 attention(b, block, normed_btc, |b, qkv_bt3c| {
-                    b.cached_attention(
-                        qkv_bt3c,
-                        caches[layer],
-                        (position, length),
-                        config.n_head,
-                        config.attention,
-                    )
+                    let (cache, kind) = (caches[layer], config.attention);
+                    b.cached_attention(qkv_bt3c, cache, (places, lengths), config.n_head, kind)
                 })
             });
         let row = (len > 1).then(|| b.input_u32(&format!("{name}_row"), &[1], len as u32));
@@ -227,18 +216,44 @@ impl Feed {
         }
         let logits = b.unembed(x_btc, weights.wte);
         b.mark_output(logits);
-        Feed { shape, tokens, position, row, logits, phase }
+        Feed { shape, tokens, places, row, logits, phase }
     }
 
-    /// Feeds `tokens`, for one text maybe fewer than it takes; the logits are those after the last of them.
-    fn run(&self, session: &mut Session, tokens: &[u32], position: usize) -> Result<(), Error> {
-        let mut padded = tokens.to_vec();
-        padded.resize(self.shape[0] * self.shape[1], 0);
-        session.upload(self.tokens, Data::U32(&padded))?;
-        session.upload(self.position, Data::U32(&[position as u32]))?;
+    /// Feeds `tokens` to all `texts` alike, from `start` on, maybe fewer than it takes; the logits are those after the last.
+    fn run_prompt(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        start: usize,
+        texts: usize,
+    ) -> Result<(), Error> {
+        let (len, last) = (self.shape[1], tokens.len() - 1);
+        let of_rows = |of: &dyn Fn(usize) -> u32| (0..len).map(|i| of(i.min(last))).collect::<Vec<_>>();
         if let Some(row) = self.row {
-            session.upload(row, Data::U32(&[tokens.len() as u32 - 1]))?;
+            session.upload(row, Data::U32(&[last as u32]))?;
         }
+        let positions = of_rows(&|i| (start + i) as u32);
+        self.run(session, &of_rows(&|i| tokens[i]), &vec![texts as u32; len], &positions)
+    }
+
+    /// Feeds a token to each text, or fewer than it takes, at `position`.
+    fn run_each(&self, session: &mut Session, tokens: &[u32], position: usize) -> Result<(), Error> {
+        let texts: Vec<u32> = (0..self.shape[0] as u32).collect();
+        let mut padded = tokens.to_vec();
+        padded.resize(texts.len(), 0);
+        self.run(session, &padded, &texts, &vec![position as u32; texts.len()])
+    }
+
+    fn run(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        texts: &[u32],
+        positions: &[u32],
+    ) -> Result<(), Error> {
+        session.upload(self.tokens, Data::U32(tokens))?;
+        session.upload(self.places.texts, Data::U32(texts))?;
+        session.upload(self.places.positions, Data::U32(positions))?;
         session.run(self.phase);
         Ok(())
     }

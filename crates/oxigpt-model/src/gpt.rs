@@ -8,8 +8,7 @@ use oxigpt_compute::{Builder, Dropout, TensorId};
 
 use crate::{BlockWeights, Linear, ModelConfig, Weights};
 
-/// Hidden states after the last norm, `[B, T, C]`, for `[B, T]` tokens that begin at `position` (at 0 where
-/// that is absent).
+/// Hidden states after the last norm, `[B, T, C]`, for `[B, T]` tokens at `positions` (from 0 on where these are absent).
 ///
 /// `attend` is the attention of a block, [`attention`] with one way of seeing or another: from the normed stream,
 /// `[B, T, C]`, to what is added to the stream, `[B, T, C]`.
@@ -19,11 +18,11 @@ pub fn forward(
     config: &ModelConfig,
     weights: &Weights,
     tokens_bt: TensorId,
-    position: Option<TensorId>,
+    positions: Option<TensorId>,
     rng: Option<TensorId>,
     mut attend: impl FnMut(&mut Builder, usize, &BlockWeights, TensorId) -> TensorId,
 ) -> TensorId {
-    let embedded_btc = b.embed(tokens_bt, position, weights.wte, weights.wpe);
+    let embedded_btc = b.embed(tokens_bt, positions, weights.wte, weights.wpe);
     let mut x_btc = b.dropout(embedded_btc, dropout_at(Site::Embedding, config, rng));
 
     for (layer, block) in weights.blocks.iter().enumerate() {

@@ -1,52 +1,58 @@
 //! Scoring with a cache of keys and values: how unlikely given words are behind given contexts.
 //!
-//! Several sequences lie side by side. What they share with the sequences scored after them is read once, without a
-//! classifier; then every continuation is scored from there, over what the one before it left in the cache.
+//! Several texts lie side by side. What they share with the texts scored after them is read once, without a classifier;
+//! then every continuation is scored from there, over what the one before it left in the cache.
 //!
-//! Tokens are fed in pieces of a few fixed lengths. A piece that would reach behind the last position begins earlier;
-//! what lies behind the end of a sequence is token 0, whose keys are overwritten before anything attends to them.
+//! The tokens of all texts that are fed, text by text, are the rows of one matrix, cut into pieces of a few fixed lengths.
+//! The last piece is filled up with its last row, which changes nothing.
 //!
-//! Where attention depends on the length of the whole text, nothing can be shared: every sequence is then scored from its
+//! Where attention depends on the length of the whole text, nothing can be shared: every text is then scored from its
 //! beginning, at its own length.
 
 use std::iter::once;
 use std::ops::Range;
 
-use oxigpt_compute::{Builder, Data, PhaseId, Session, TensorId};
+use oxigpt_compute::{Builder, Data, PhaseId, Places, Session, TensorId};
 
 use crate::{Error, ModelConfig, Weights, attention, forward};
 
-/// Lengths of a piece: near enough to each other that little of a piece is padding.
-const LENGTHS: [usize; 13] = [4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128];
+/// Rows of a piece: near enough to each other that little of a piece is filling; the longest is enough for products to
+/// run at full speed.
+const LENGTHS: [usize; 15] = [4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256];
 
 /// Handles of the phases that score.
 #[derive(Clone, Debug)]
 pub struct Scorer {
     batch_size: usize,
     positions: usize,
-    /// `[batch_size]` U32: tokens that are fed of each sequence, where attention depends on it.
+    /// `[batch_size]` U32: tokens that are fed of each text, where attention depends on it.
     lengths: Option<TensorId>,
     read: Vec<Piece>,
     score: Vec<Piece>,
 }
 
-/// A phase that feeds a piece of every sequence.
+/// A phase that feeds some tokens.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
     len: usize,
-    /// `[batch_size, len]` U32.
+    /// `[1, len]` U32.
     tokens: TensorId,
-    /// `[1]` U32: where the first column stands.
-    position: TensorId,
-    /// `[batch_size, len]` U32 targets, and the `[batch_size * len]` losses of these; absent where only the cache is
-    /// filled.
+    places: Places,
+    /// `[1, len]` U32 targets, and the `[len]` losses of these; absent where only the cache is filled.
     classified: Option<(TensorId, TensorId)>,
     phase: PhaseId,
 }
 
+/// A token that is fed: its text, and its position there.
+#[derive(Clone, Copy)]
+struct Place {
+    text: usize,
+    position: usize,
+}
+
 impl Scorer {
-    /// Declares caches and phases for `batch_size` sequences of at most `positions` tokens that are fed, which the
-    /// model must have.
+    /// Declares caches and phases for `batch_size` texts of at most `positions` tokens that are fed, which the model must
+    /// have.
     pub fn declare(
         b: &mut Builder,
         config: &ModelConfig,
@@ -57,104 +63,99 @@ impl Scorer {
         let shape = [batch_size, positions, config.n_embd];
         let mut cache = |kind: &str, layer: usize| b.cache(&format!("h.{layer}.{kind}_scored"), &shape);
         let caches: Vec<_> = (0..config.n_layer).map(|l| (cache("k", l), cache("v", l))).collect();
-        let longest = positions.min(LENGTHS[LENGTHS.len() - 1]);
+        let longest = LENGTHS[LENGTHS.len() - 1].min(batch_size * positions);
         let lengths = || LENGTHS.into_iter().filter(|&len| len < longest).chain(once(longest));
         let text_lengths =
             config.attention.depends_on_length().then(|| b.counters("scored_lengths", &[batch_size]));
-        let mut piece = |len, classify| {
-            let shape = ([batch_size, len], positions);
-            Piece::declare(b, config, weights, (&caches, text_lengths), shape, classify)
-        };
+        let mut piece =
+            |len, classify| Piece::declare(b, config, weights, (&caches, text_lengths), len, classify);
         let read = lengths().map(|len| piece(len, false)).collect();
         let score = lengths().map(|len| piece(len, true)).collect();
         Scorer { batch_size, positions, lengths: text_lengths, read, score }
     }
 
-    /// Sequences side by side.
+    /// Texts side by side.
     pub fn batch_size(&self) -> usize {
         self.batch_size
     }
 
-    /// Tokens of a sequence that can be fed: all but its last, which is only ever a target.
+    /// Tokens of a text that can be fed: all but its last, which is only ever a target.
     pub fn positions(&self) -> usize {
         self.positions
     }
 
-    /// Puts `columns` of the sequences into the cache, where the columns before must be already.
+    /// Puts a range of each text into the cache, where what is before it must be already.
     ///
     /// # Errors
     /// If a token is none of the model's words.
     ///
     /// # Panics
-    /// If there are more sequences than `batch_size`, or columns than `positions`.
+    /// If there are more texts than `batch_size`, if a range reaches behind its text or behind `positions`.
     pub fn read<R: AsRef<[u32]>>(
         &self,
         session: &mut Session,
-        rows: &[R],
-        columns: Range<usize>,
+        texts: &[R],
+        ranges: &[Range<usize>],
     ) -> Result<(), Error> {
-        if self.lengths.is_some() {
-            return Ok(());
+        if self.lengths.is_none() {
+            self.feed(session, &self.read, texts, ranges, &mut |_, _| ())?;
         }
-        self.feed(session, &self.read, rows, columns, &mut |_, _| ())
+        Ok(())
     }
 
-    /// Losses, in nats, of the tokens at `targets` of each sequence, given all tokens before them; fewer for sequences
-    /// that end earlier. The columns up to `targets.start - 1`, exclusive, must be in the cache.
+    /// Losses, in nats, of a range of each text, given all tokens before them. What is before the last of these must be in
+    /// the cache.
     ///
     /// # Errors
     /// If a token is none of the model's words.
     ///
     /// # Panics
-    /// If there are more sequences than `batch_size`, or targets than follow `positions`; if position 0 is a target.
+    /// If there are more texts than `batch_size`, if a range reaches behind its text or more than one behind `positions`;
+    /// if position 0 is a target.
     pub fn score<R: AsRef<[u32]>>(
         &self,
         session: &mut Session,
-        rows: &[R],
-        targets: Range<usize>,
+        texts: &[R],
+        targets: &[Range<usize>],
     ) -> Result<Vec<Vec<f32>>, Error> {
-        assert!(targets.start > 0, "nothing stands before the first token");
-        let first = targets.start - 1;
-        let mut columns = first..targets.end - 1;
+        assert!(targets.iter().all(|targets| targets.start > 0), "nothing stands before the first token");
+        let fed = |targets: &Range<usize>| targets.start - 1..targets.end - 1;
+        let mut fed: Vec<_> = targets.iter().map(fed).collect();
         if let Some(lengths) = self.lengths {
-            columns.start = 0;
-            let fed = |row: &R| row.as_ref().len().min(targets.end).saturating_sub(1).max(1) as u32;
-            let mut fed: Vec<u32> = rows.iter().map(fed).collect();
-            fed.resize(self.batch_size, 1);
-            session.upload(lengths, Data::U32(&fed))?;
+            fed.iter_mut().for_each(|fed| fed.start = 0);
+            let mut of_texts: Vec<_> = fed.iter().map(|fed| fed.end.max(1) as u32).collect();
+            of_texts.resize(self.batch_size, 1);
+            session.upload(lengths, Data::U32(&of_texts))?;
         }
-        let mut losses = vec![Vec::new(); rows.len()];
-        self.feed(session, &self.score, rows, columns, &mut |(row, column), loss| {
-            if column >= first {
-                losses[row].push(loss);
+        let mut losses = vec![Vec::new(); texts.len()];
+        self.feed(session, &self.score, texts, &fed, &mut |place, loss| {
+            if place.position + 1 >= targets[place.text].start {
+                losses[place.text].push(loss);
             }
         })?;
         Ok(losses)
     }
 
-    /// Feeds `columns` piece by piece, and tells the loss of every target within its sequence.
+    /// Feeds a range of each text piece by piece, and tells every loss.
     fn feed<R: AsRef<[u32]>>(
         &self,
         session: &mut Session,
         pieces: &[Piece],
-        rows: &[R],
-        columns: Range<usize>,
-        tell: &mut dyn FnMut((usize, usize), f32),
+        texts: &[R],
+        ranges: &[Range<usize>],
+        tell: &mut dyn FnMut(Place, f32),
     ) -> Result<(), Error> {
-        assert!(rows.len() <= self.batch_size, "more sequences than lie side by side");
-        assert!(columns.end <= self.positions, "more columns than positions");
-        let mut fed = columns.start;
-        while fed < columns.end {
-            let fits = |piece: &&Piece| piece.len >= columns.end - fed;
-            let piece = pieces.iter().find(fits).unwrap_or(&pieces[pieces.len() - 1]);
-            let start = fed.min(self.positions - piece.len);
-            let end = (start + piece.len).min(columns.end);
-            let losses = piece.run(session, self.batch_size, rows, start)?;
-            for (row, losses) in losses.chunks_exact(piece.len).take(rows.len()).enumerate() {
-                let end = end.min(rows[row].as_ref().len().saturating_sub(1));
-                (fed..end).for_each(|column| tell((row, column), losses[column - start]));
-            }
-            fed = end;
+        assert!(texts.len() <= self.batch_size, "more texts than lie side by side");
+        assert!(ranges.iter().all(|range| range.end <= self.positions), "a text longer than the cache");
+        let places = ranges.iter().enumerate();
+        let places =
+            places.flat_map(|(text, range)| range.clone().map(move |position| Place { text, position }));
+        let places: Vec<_> = places.collect();
+        let longest = &pieces[pieces.len() - 1];
+        for part in places.chunks(longest.len) {
+            let piece = pieces.iter().find(|piece| piece.len >= part.len()).unwrap_or(longest);
+            let losses = piece.run(session, texts, part)?;
+            part.iter().zip(losses).for_each(|(&place, loss)| tell(place, loss));
         }
         Ok(())
     }
@@ -166,68 +167,60 @@ impl Piece {
         config: &ModelConfig,
         weights: &Weights,
         (caches, lengths): (&[(TensorId, TensorId)], Option<TensorId>),
-        (shape, positions): ([usize; 2], usize),
+        len: usize,
         classify: bool,
     ) -> Piece {
-        let (len, limit) = (shape[1], config.vocab_size as u32);
+        let limit = config.vocab_size as u32;
         let name = format!("{}_{len}", if classify { "score" } else { "read" });
         let phase = b.begin(&name);
-        let tokens_bt = b.input_u32(&format!("{name}_tokens"), &shape, limit);
-        let position = b.input_u32(&format!("{name}_position"), &[1], (positions - len) as u32 + 1);
-        let x_btc =
-            forward(b, config, weights, tokens_bt, Some(position), None, |b, layer, block, normed_btc| {
-                attention(b, block, normed_btc, |b, qkv_bt3c| {
-                    b.cached_attention(
-                        qkv_bt3c,
-                        caches[layer],
-                        (position, lengths),
-                        config.n_head,
-                        config.attention,
-                    )
-                })
-            });
+        let tokens_bt = b.input_u32(&format!("{name}_tokens"), &[1, len], limit);
+        let places = b.places(&name, [1, len], caches[0].0);
+        let positions = Some(places.positions);
+        let x_btc = forward(b, config, weights, tokens_bt, positions, None, |b, layer, block, normed_btc| {
+            attention(b, block, normed_btc, |b, qkv_bt3c| {
+                let (cache, kind) = (caches[layer], config.attention);
+                b.cached_attention(qkv_bt3c, cache, (places, lengths), config.n_head, kind)
+            })
+        });
         let classified = classify.then(|| {
-            let targets_bt = b.input_u32(&format!("{name}_targets"), &shape, limit);
+            let targets_bt = b.input_u32(&format!("{name}_targets"), &[1, len], limit);
             (targets_bt, b.classifier(x_btc, weights.wte, targets_bt, config.vocab_size))
         });
-        Piece { len, tokens: tokens_bt, position, classified, phase }
+        Piece { len, tokens: tokens_bt, places, classified, phase }
     }
 
-    /// Feeds the columns from `start` on; gives `[batch_size, len]` losses, or none.
+    /// Feeds the tokens at `places`; gives their losses, and maybe more, or none.
     fn run<R: AsRef<[u32]>>(
         &self,
         session: &mut Session,
-        batch_size: usize,
-        rows: &[R],
-        start: usize,
+        texts: &[R],
+        places: &[Place],
     ) -> Result<Vec<f32>, Error> {
-        session.upload(self.tokens, Data::U32(&self.columns(batch_size, rows, start)))?;
-        session.upload(self.position, Data::U32(&[start as u32]))?;
+        let filled = |of: &dyn Fn(&Place) -> u32| {
+            let mut values: Vec<_> = places.iter().map(of).collect();
+            values.resize(self.len, values[places.len() - 1]);
+            values
+        };
+        let token = |place: &Place, ahead: usize| texts[place.text].as_ref()[place.position + ahead];
+        session.upload(self.tokens, Data::U32(&filled(&|place| token(place, 0))))?;
+        session.upload(self.places.texts, Data::U32(&filled(&|place| place.text as u32)))?;
+        session.upload(self.places.positions, Data::U32(&filled(&|place| place.position as u32)))?;
         let Some((targets, losses)) = self.classified else {
             session.run(self.phase);
             return Ok(Vec::new());
         };
-        session.upload(targets, Data::U32(&self.columns(batch_size, rows, start + 1)))?;
+        session.upload(targets, Data::U32(&filled(&|place| token(place, 1))))?;
         session.run(self.phase);
-        let mut found = vec![0.0; batch_size * self.len];
+        let mut found = vec![0.0; self.len];
         session.download(losses, &mut found)?;
         Ok(found)
-    }
-
-    /// `[batch_size, len]` tokens from column `start` on, 0 where there are none.
-    fn columns<R: AsRef<[u32]>>(&self, batch_size: usize, rows: &[R], start: usize) -> Vec<u32> {
-        let mut columns = vec![0; batch_size * self.len];
-        for (to, row) in columns.chunks_exact_mut(self.len).zip(rows) {
-            let rest = row.as_ref().get(start..).unwrap_or_default();
-            let len = rest.len().min(self.len);
-            to[..len].copy_from_slice(&rest[..len]);
-        }
-        columns
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use oxigpt_compute::reference::Reference;
     use oxigpt_compute::{AttentionKind, AttentionScale, Gelu};
 
@@ -292,11 +285,12 @@ mod tests {
             let (plan, table, scorer) = score_plan(&config(), 3, positions, None).expect("a small model");
             let mut session = session(plan, &table);
             for read in [0, 1, positions / 3, positions / 2, positions - 1] {
-                scorer.read(&mut session, &rows, 0..read).expect("its own words");
-                let found =
-                    scorer.score(&mut session, &rows, read + 1..positions + 1).expect("its own words");
-                for (found, expected) in found.iter().zip(&expected) {
-                    assert_close(found, &expected[read.min(expected.len())..]);
+                let read = rows.each_ref().map(|row| read.min(row.len() - 1));
+                scorer.read(&mut session, &rows, &read.map(|read| 0..read)).expect("its own words");
+                let targets = [0, 1].map(|i| read[i] + 1..rows[i].len());
+                let found = scorer.score(&mut session, &rows, &targets).expect("its own words");
+                for ((found, expected), read) in found.iter().zip(&expected).zip(read) {
+                    assert_close(found, &expected[read..]);
                 }
             }
         }
@@ -310,8 +304,8 @@ mod tests {
         let rows = [row(61, 1), row(20, 2)];
         let (plan, table, scorer) = score_plan(&config, 3, 60, None).expect("a small model");
         let mut session = session(plan, &table);
-        scorer.read(&mut session, &rows, 0..9).expect("its own words");
-        let found = scorer.score(&mut session, &rows, 10..61).expect("its own words");
+        scorer.read(&mut session, &rows, &[0..9, 0..9]).expect("its own words");
+        let found = scorer.score(&mut session, &rows, &[10..61, 10..20]).expect("its own words");
         for (found, row) in found.iter().zip(&rows) {
             assert_close(found, &whole_with(&config, row)[9..]);
         }
@@ -323,10 +317,11 @@ mod tests {
         let (plan, table, scorer) = score_plan(&config(), 1, 60, None).expect("a small model");
         let mut session = session(plan, &table);
         let context = row(20, 5);
-        scorer.read(&mut session, &[&context], 0..19).expect("its own words");
+        scorer.read(&mut session, &[&context], from_ref(&(0..19))).expect("its own words");
         for (seed, len) in [(1, 30), (2, 5), (3, 41), (4, 1)] {
             let whole_row = [context.as_slice(), &row(len, seed)].concat();
-            let found = scorer.score(&mut session, &[&whole_row], 20..20 + len).expect("its own words");
+            let targets = 20..20 + len;
+            let found = scorer.score(&mut session, &[&whole_row], &[targets]).expect("its own words");
             assert_close(&found[0], &whole(&whole_row)[19..]);
         }
     }

@@ -11,12 +11,11 @@
 
 use bytemuck::Pod;
 
-use super::attention_row;
-use super::attention_weights::{Queries, half_squares, row_weights, weights};
+use super::attention_weights::{Queries, half_squares, weights};
 use super::attention_words::{Arithmetic, Floats, Pairs, left, transposed};
 use super::bf16::Element;
 use super::block::{COLS, Left, Out, ROWS, Right, Size, Store, Word, multiply};
-use super::gemm::{Matrix, Operand, product};
+use super::gemm::{Matrix, Operand};
 use super::memory::{Reals, Shared};
 use super::pool::Pool;
 use super::simd::vectorised;
@@ -27,14 +26,14 @@ use crate::dropout::Mask;
 pub(super) const TILE: usize = 64;
 
 /// Floats in a line of cache.
-const ALIGNMENT: usize = 16;
+pub(super) const ALIGNMENT: usize = 16;
 
 /// Floats of scratch that each thread needs for attention and its adjoint over `t` keys, heads `d` wide.
 pub(super) fn scratch_len(t: usize, d: usize) -> usize {
     let (t, e) = (t.next_multiple_of(TILE), d.next_multiple_of(COLS));
     let forward = TILE * (2 * d + 2 * e + 2 * t) + 2 * t * d + t;
-    let cached = TILE * t + t;
-    forward.max(cached).max(super::attention_backward::scratch_len(t, d, e)) + ALIGNMENT
+    forward.max(super::cached_attention::scratch_len(t)).max(super::attention_backward::scratch_len(t, d, e))
+        + ALIGNMENT
 }
 
 /// Shape and kind of an attention.
@@ -208,15 +207,15 @@ pub(super) unsafe fn copy_out(from: &[f32], width: usize, scale: impl Fn(usize) 
 
 /// A tile of queries at positions `first..` of a text of `length`, and all keys and values up to the last of them.
 #[derive(Clone, Copy)]
-struct Tile<'a> {
-    kind: AttentionKind,
-    q: Operand<'a>,
-    k: Operand<'a>,
-    v: Operand<'a>,
-    out: Operand<'a>,
-    first: usize,
-    length: usize,
-    scale: f32,
+pub(super) struct Tile<'a> {
+    pub(super) kind: AttentionKind,
+    pub(super) q: Operand<'a>,
+    pub(super) k: Operand<'a>,
+    pub(super) v: Operand<'a>,
+    pub(super) out: Operand<'a>,
+    pub(super) first: usize,
+    pub(super) length: usize,
+    pub(super) scale: f32,
 }
 
 /// What attention keeps of a tile's queries beside its result.
@@ -330,78 +329,5 @@ fn attention_by<A: Arithmetic>(
                 range.write(2 * at..2 * (at + n)).copy_from_slice(&kept.range[..2 * n]);
             }
         }
-    });
-}
-
-/// Attention of few queries over a cache: as [`attend`], in general products that read the cache where it lies.
-///
-/// # Safety
-/// As [`attend`].
-unsafe fn attend_in_place(tile: Tile, weights: Matrix, key_halves: &mut [f32]) {
-    let Tile { kind, first, length, scale, .. } = tile;
-    let [q, k, v, out] = [tile.q, tile.k, tile.v, tile.out].map(Operand::f32);
-    // SAFETY: passed on to the caller.
-    unsafe {
-        if kind.is_gaussian() {
-            half_squares(k, scale, key_halves);
-        }
-        let queries = Queries::of(kind, q, scale, (first, length));
-        if q.rows == 1 {
-            attention_row::scores(q, k, scale, weights);
-        } else {
-            product(weights, q, k.t(), scale, false);
-        }
-        for i in 0..q.rows {
-            let (seen, future) = weights.row_mut(i).split_at_mut(first + i + 1);
-            row_weights(kind, queries.halves[i], key_halves, queries.factors[i], seen);
-            future.fill(0.0);
-        }
-        if q.rows == 1 {
-            attention_row::seen(weights, v, out);
-        } else {
-            product(out, weights, v, 1.0, false);
-        }
-    }
-}
-
-/// Attention of T new positions over a cache of S; for kinds that depend on it, with the length of each text.
-pub(super) fn cached_attention(
-    pool: &mut Pool,
-    shape: Shape,
-    (qkv, k_cache, v_cache, out): (Shared, Shared, Shared, Shared),
-    (position, cached, lengths): (usize, usize, &[u32]),
-    scratch: Shared,
-) {
-    let Shape { kind, batch, t, n_head, .. } = shape;
-    let c = shape.c();
-    let caches = k_cache.len() / (cached * c);
-    for (b, row) in (0..caches).flat_map(|b| (0..t).map(move |row| (b, row))) {
-        let (from, to) = ((b % batch * t + row) * 3 * c, (b * cached + position + row) * c);
-        // SAFETY: this thread alone is at work, and the tensors are distinct.
-        unsafe {
-            k_cache.write(to..to + c).copy_from_slice(qkv.read(from + c..from + 2 * c));
-            v_cache.write(to..to + c).copy_from_slice(qkv.read(from + 2 * c..from + 3 * c));
-        }
-    }
-    let n_tiles = t.div_ceil(TILE);
-    let [qkv, k_cache, v_cache, out] = [qkv, k_cache, v_cache, out].map(Reals::F32);
-    pool.run(batch * n_head * n_tiles, |index, thread| {
-        let (b, h, tile) = (index / (n_head * n_tiles), index / n_tiles % n_head, index % n_tiles);
-        let (start, end) = (tile * TILE, ((tile + 1) * TILE).min(t));
-        let tile = Tile {
-            kind,
-            q: shape.head(qkv, t, b, h, 0, 3).rows_part(start..end),
-            k: shape.head(k_cache, cached, b, h, 0, 1).rows_part(0..position + end),
-            v: shape.head(v_cache, cached, b, h, 0, 1).rows_part(0..position + end),
-            out: shape.head(out, t, b, h, 0, 1).rows_part(start..end),
-            first: position + start,
-            length: lengths.get(b).map_or(0, |&length| length as usize),
-            scale: shape.scale(),
-        };
-        let mut scratch = scratch_of(scratch, thread, scratch_len(cached, shape.d));
-        let key_halves = take(&mut scratch, (position + end).next_multiple_of(ALIGNMENT));
-        let weights = Matrix::strided(Shared::of(scratch), 0, end - start, position + end, position + end);
-        // SAFETY: each tile writes its own rows and columns of `out`, and its thread's scratch.
-        unsafe { attend_in_place(tile, weights, key_halves) };
     });
 }

@@ -15,17 +15,18 @@ pub(super) enum Words<'a> {
     Stored(Stored<'a>),
 }
 
-/// `out[b,t] = wte[tokens[b,t]] + wpe[position + t]`.
+/// `out[b,t] = wte[tokens[b,t]] + wpe[positions[b,t]]`, or `wpe[t]`.
 pub(super) fn embed(
     pool: &mut Pool,
-    (tokens, t, position): (&[u32], usize, usize),
+    (tokens, t, positions): (&[u32], usize, Option<&[u32]>),
     (wte, wpe): (Words, Shared),
     out: Shared,
 ) {
     let width = out.len() / tokens.len();
     blocks(pool, tokens.len(), 64, |rows| {
         for row in rows {
-            let (word, place) = (tokens[row] as usize, (position + row % t) * width);
+            let position = positions.map_or(row % t, |positions| positions[row] as usize);
+            let (word, place) = (tokens[row] as usize, position * width);
             // SAFETY: rows do not overlap, and nobody writes to the tables.
             unsafe {
                 let out = out.write(row * width..(row + 1) * width);

@@ -4,8 +4,8 @@ use super::memory::{Arena, Reals, Shared};
 use super::pool::Pool;
 use super::products::Products;
 use super::{
-    Scratch, attention, attention_backward, classifier, elementwise, embed, linear, norm, optimizer,
-    stored_matrix,
+    Scratch, attention, attention_backward, cached_attention, classifier, elementwise, embed, linear, norm,
+    optimizer, stored_matrix,
 };
 use crate::dropout::Mask;
 use crate::{AttentionKind, Dropout, Op, TensorId, WeightLayout};
@@ -102,20 +102,24 @@ impl<'a> Execution<'a> {
                 let scratch = Shared::of(&mut self.scratch.attention);
                 attention_backward::attention_backward(self.pool, shape, operands, dropout, scratch);
             }
-            Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, n_head, kind, out } => {
-                let lengths = lengths.map_or(&[][..], |lengths| self.arena.integers(lengths));
-                attention::cached_attention(
-                    self.pool,
-                    self.heads(qkv, n_head, kind),
-                    (
-                        self.arena.real(qkv),
-                        self.arena.real(k_cache),
-                        self.arena.real(v_cache),
-                        self.arena.real(out),
-                    ),
-                    (self.scalar(position), self.shape(k_cache)[1], lengths),
-                    Shared::of(&mut self.scratch.attention),
-                );
+            Op::CachedAttention { qkv, k_cache, v_cache, places, lengths, n_head, kind, out } => {
+                let arena = self.arena;
+                let [texts, s, _] = *self.shape(k_cache) else {
+                    unreachable!("a cache has three dimensions")
+                };
+                let cache = cached_attention::Cache {
+                    k: arena.real(k_cache),
+                    v: arena.real(v_cache),
+                    shape: [texts, s],
+                    lengths: lengths.map_or(&[][..], |lengths| arena.integers(lengths)),
+                };
+                let places = cached_attention::Places {
+                    texts: arena.integers(places.texts),
+                    positions: arena.integers(places.positions),
+                };
+                let (operands, shape) = ((arena.real(qkv), arena.real(out)), self.heads(qkv, n_head, kind));
+                let scratch = Shared::of(&mut self.scratch.attention);
+                cached_attention::cached_attention(self.pool, shape, operands, cache, places, scratch);
             }
             _ => unreachable!("not an attention"),
         }
@@ -256,14 +260,14 @@ impl<'a> Execution<'a> {
 
     fn elementwise(&mut self, op: &Op) {
         match *op {
-            Op::Embed { tokens, position, wte, wpe, out } => {
-                let position = position.map_or(0, |p| self.scalar(p));
+            Op::Embed { tokens, positions, wte, wpe, out } => {
+                let positions = positions.map(|positions| self.arena.integers(positions));
                 let (ids, t) = (self.arena.integers(tokens), self.shape(tokens)[1]);
                 let words = match stored_matrix(self.arena, wte) {
                     Some(wte) => embed::Words::Stored(wte),
                     None => embed::Words::Real(self.real(wte)),
                 };
-                embed::embed(self.pool, (ids, t, position), (words, self.real(wpe)), self.real(out));
+                embed::embed(self.pool, (ids, t, positions), (words, self.real(wpe)), self.real(out));
             }
             Op::EmbedBackward { tokens, dout, dwte, dwpe, accumulate_wte, accumulate_wpe } => {
                 let (ids, t) = (self.arena.integers(tokens), self.shape(tokens)[1]);

@@ -10,6 +10,7 @@ mod attention_weights;
 mod attention_words;
 mod bf16;
 mod block;
+mod cached_attention;
 mod classifier;
 mod elementwise;
 mod embed;

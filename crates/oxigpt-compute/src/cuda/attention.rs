@@ -5,7 +5,7 @@ use super::error::CudaError;
 use super::kernels::{AttentionVariant, File, Variant};
 use super::launch::{BLOCK, Grid, Launcher, NULL, int};
 use super::layout::Element;
-use crate::{Activation, AttentionKind, AttentionScale, Dropout, Op, Plan, TensorId};
+use crate::{Activation, AttentionKind, AttentionScale, Dropout, Op, Places, Plan, TensorId};
 
 /// Widest head that the kernels for tensor cores, the general ones, and decoding can do.
 const WIDEST: [usize; 3] = [128, 256, 1024];
@@ -131,9 +131,9 @@ pub(super) fn operator(launcher: &mut Launcher, op: &Op) -> Result<(), CudaError
             let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);
             backward(launcher, sizes, kind, dropout.as_ref(), softmax, [qkv, dout, dqkv])
         }
-        Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, n_head, kind, out } => {
+        Op::CachedAttention { qkv, k_cache, v_cache, places, lengths, n_head, kind, out } => {
             let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);
-            cached(launcher, sizes, kind, lengths, [qkv, k_cache, v_cache, position, out])
+            cached(launcher, sizes, kind, (places, lengths), [qkv, k_cache, v_cache, out])
         }
         _ => unreachable!("not an attention"),
     }
@@ -174,39 +174,21 @@ fn cached(
     launcher: &mut Launcher,
     sizes: Sizes,
     kind: AttentionKind,
-    lengths: Option<TensorId>,
-    [qkv, k_cache, v_cache, position, out]: [TensorId; 5],
+    (places, lengths): (Places, Option<TensorId>),
+    [qkv, k_cache, v_cache, out]: [TensorId; 4],
 ) -> Result<(), CudaError> {
     let Sizes { batch, t, heads, d } = sizes;
-    let (caches, s, c) = (launcher.tensor(k_cache).shape[0], launcher.tensor(k_cache).shape[1], heads * d);
-    let cache_bytes = (s * c * launcher.prepared.layout.element(k_cache).bytes()) as u64;
-    let parts = |id| {
-        let first = launcher.address(id);
-        (0..caches).step_by(batch).map(move |b| Argument::Pointer(first + b as u64 * cache_bytes))
-    };
-    let parts: Vec<_> = parts(k_cache).zip(parts(v_cache)).collect();
-    let [qkv, k_cache, v_cache, position, out] =
-        [qkv, k_cache, v_cache, position, out].map(|id| launcher.pointer(id));
+    let (rows, c, s) = (batch * t, heads * d, launcher.tensor(k_cache).shape[1]);
+    let [x, s_positions] = [launcher.tensor(k_cache).shape[0], s].map(int);
+    let [texts, positions] = [places.texts, places.positions].map(|id| launcher.pointer(id));
+    let [qkv, k_cache, v_cache, out] = [qkv, k_cache, v_cache, out].map(|id| launcher.pointer(id));
     let (variant, out_scale) = variant(File::Decode, sizes, kind, false);
-    let grid = Grid { blocks: [Grid::over(c).blocks[0], t, batch], ..Grid::over(c) };
-    // One sequence may write the caches of several.
-    for (k_part, v_part) in parts {
-        let arguments = [k_part, v_part, qkv, position, int(t), int(s), int(c)];
-        launcher.kernel(variant, "write_cache", grid, &arguments)?;
-    }
-    let grid = Grid { blocks: [t, heads, batch], threads: BLOCK, shared_bytes: (s + 8 * d) * 4 };
-    let arguments = [
-        out,
-        qkv,
-        k_cache,
-        v_cache,
-        position,
-        int(t),
-        int(s),
-        int(heads),
-        sizes.scale(),
-        out_scale,
-        launcher.optional(lengths),
-    ];
+    let grid = Grid { blocks: [Grid::over(c).blocks[0], rows, 1], ..Grid::over(c) };
+    let arguments = [k_cache, v_cache, qkv, texts, positions, x, s_positions, int(c)];
+    launcher.kernel(variant, "write_cache", grid, &arguments)?;
+    let grid = Grid { blocks: [rows, heads, 1], threads: BLOCK, shared_bytes: (s + 8 * d) * 4 };
+    let (scale, lengths) = (sizes.scale(), launcher.optional(lengths));
+    let caches = [out, qkv, k_cache, v_cache, texts, positions];
+    let arguments = [&caches[..], &[x, s_positions, int(heads), scale, out_scale, lengths]].concat();
     launcher.kernel(variant, "cached_attention", grid, &arguments)
 }

@@ -191,13 +191,13 @@ impl Launcher<'_> {
 
     fn embed(&mut self, op: &Op) -> Result<(), CudaError> {
         match *op {
-            Op::Embed { tokens, position, wte, wpe, out } => {
+            Op::Embed { tokens, positions, wte, wpe, out } => {
                 let (rows, t) = (self.tensor(tokens).len(), self.tensor(tokens).width());
                 let c = self.tensor(out).width();
                 let variant = Variant { weights: self.matrix(wte).element, ..File::Embed.into() };
-                let (position, scales) = (self.optional(position), self.scales(wte));
+                let (positions, scales) = (self.optional(positions), self.scales(wte));
                 let [out, tokens, wte, wpe] = [out, tokens, wte, wpe].map(|id| self.pointer(id));
-                let arguments = [out, tokens, position, wte, scales, wpe, int(rows), int(t), int(c)];
+                let arguments = [out, tokens, positions, wte, scales, wpe, int(rows), int(t), int(c)];
                 self.kernel(variant, "embed", Grid::of(rows.div_ceil(8)), &arguments)
             }
             Op::EmbedBackward { tokens, dout, dwte, dwpe, accumulate_wte, accumulate_wpe } => {

@@ -1,6 +1,6 @@
 //! Causal attention, over itself and over a cache, with its adjoint.
 //!
-//! Legend: B batch, T positions, S cached positions, C width, H heads, D = C/H; i query, j key.
+//! Legend: B batch, T positions, X texts of S positions in a cache, N = B*T rows, C width, H heads, D = C/H; i query, j key.
 
 use super::MaskF64;
 use super::layers::{self, dot};
@@ -171,41 +171,42 @@ pub(super) fn attention_backward(
     dqkv
 }
 
-/// Writes the new keys and values to the caches at `position..`, then attends to `0..=position + t`. Kinds that depend
-/// on the length of the text have one a sequence.
+/// Writes the new keys and values to the texts and positions of their rows, then lets each row attend to its text up to
+/// its own position. Kinds that depend on the length of the text have one a text.
 pub(super) fn cached_attention(
     qkv: &[f64],
-    (k_bsc, v_bsc): (&mut [f64], &mut [f64]),
-    (position, lengths): (usize, &[u32]),
+    (k_xsc, v_xsc): (&mut [f64], &mut [f64]),
+    ((texts, positions), lengths): ((&[u32], &[u32]), &[u32]),
     s: usize,
     dims: Dims,
     kind: AttentionKind,
 ) -> Vec<f64> {
-    let Dims { batch, t, c, n_head, d } = dims;
-    assert!(position + t <= s, "positions {position}..{} of a cache of {s}", position + t);
-    let mut out_btc = vec![0.0; batch * t * c];
-    for (b, i) in (0..k_bsc.len() / (s * c)).flat_map(|b| (0..t).map(move |i| (b, i))) {
-        let row = dims.at(0, b % batch, i, 0);
-        let place = (b * s + position + i) * c;
-        k_bsc[place..place + c].copy_from_slice(&qkv[row + c..row + 2 * c]);
-        v_bsc[place..place + c].copy_from_slice(&qkv[row + 2 * c..row + 3 * c]);
+    let Dims { batch, t, c, n_head, .. } = dims;
+    let all = k_xsc.len() / (s * c);
+    let rows = (0..batch * t).map(|n| (n, texts[n] as usize, positions[n] as usize));
+    for (n, text, position) in rows.clone() {
+        let row = n * 3 * c;
+        for x in if text == all { 0..all } else { text..text + 1 } {
+            let place = (x * s + position) * c;
+            k_xsc[place..place + c].copy_from_slice(&qkv[row + c..row + 2 * c]);
+            v_xsc[place..place + c].copy_from_slice(&qkv[row + 2 * c..row + 3 * c]);
+        }
     }
-    for b in 0..batch {
-        let length = lengths.get(b).map_or(0, |&length| length as usize);
+    let mut out_nc = vec![0.0; batch * t * c];
+    for (n, text, position) in rows {
+        let text = if text == all { 0 } else { text };
+        let length = lengths.get(text).map_or(0, |&length| length as usize);
         for h in 0..n_head {
-            let cached = |j: usize| (b * s + j) * c + h * d..(b * s + j) * c + (h + 1) * d;
-            for i in 0..t {
-                let keys = (0..=position + i).map(|j| &k_bsc[cached(j)]);
-                let z = scores(&qkv[dims.head(0, b, i, h)], keys, kind);
-                let a = weights(&z, kind, kind.divisor(position + i, length));
-                let out_d = &mut out_btc[(b * t + i) * c + h * d..][..d];
-                for (j, &a) in a.iter().enumerate() {
-                    add_scaled(out_d, a, &v_bsc[cached(j)]);
-                }
+            let head = |row: usize| row * c + h * c / n_head..row * c + (h + 1) * c / n_head;
+            let keys = (0..=position).map(|j| &k_xsc[head(text * s + j)]);
+            let z = scores(&qkv[head(3 * n)], keys, kind);
+            let a = weights(&z, kind, kind.divisor(position, length));
+            for (j, &a) in a.iter().enumerate() {
+                add_scaled(&mut out_nc[head(n)], a, &v_xsc[head(text * s + j)]);
             }
         }
     }
-    out_btc
+    out_nc
 }
 
 /// `y += a x`.

@@ -7,10 +7,10 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 use super::MaskF64;
 use crate::{Gelu, LAYER_NORM_EPS, WeightLayout};
 
-/// `out[b,t] = wte[tokens[b,t]] + wpe[position + t]`.
+/// `out[b,t] = wte[tokens[b,t]] + wpe[positions[b,t]]`, or `wpe[t]`.
 pub(super) fn embed(
     tokens_bt: &[u32],
-    position: usize,
+    positions_bt: Option<&[u32]>,
     wte_vc: &[f64],
     wpe_tc: &[f64],
     t: usize,
@@ -18,7 +18,8 @@ pub(super) fn embed(
 ) -> Vec<f64> {
     let mut out_btc = Vec::with_capacity(tokens_bt.len() * c);
     for (row, &token) in tokens_bt.iter().enumerate() {
-        let (word, place) = (token as usize, position + row % t);
+        let (word, place) =
+            (token as usize, positions_bt.map_or(row % t, |positions| positions[row] as usize));
         out_btc.extend((0..c).map(|i| wte_vc[word * c + i] + wpe_tc[place * c + i]));
     }
     out_btc

@@ -121,10 +121,11 @@ impl Reference {
 
     fn forward(&mut self, op: &Op) {
         match *op {
-            Op::Embed { tokens, position, wte, wpe, out } => {
-                let position = position.map_or(0, |p| self.u32(p)[0] as usize);
+            Op::Embed { tokens, positions, wte, wpe, out } => {
+                let positions = positions.map(|positions| self.u32(positions));
                 let (t, c) = (self.shape(out)[1], self.width(out));
-                let out_btc = layers::embed(self.u32(tokens), position, self.real(wte), self.real(wpe), t, c);
+                let out_btc =
+                    layers::embed(self.u32(tokens), positions, self.real(wte), self.real(wpe), t, c);
                 self.set(out, out_btc);
             }
             Op::Add { a, b, out } => self.set(out, layers::add(self.real(a), self.real(b))),
@@ -237,16 +238,16 @@ impl Reference {
                     self.set(range, attended.range_bht2);
                 }
             }
-            Op::CachedAttention { qkv, k_cache, v_cache, position, lengths, n_head, kind, out } => {
+            Op::CachedAttention { qkv, k_cache, v_cache, places, lengths, n_head, kind, out } => {
                 let dims = attention::Dims::of(self.shape(qkv), n_head);
                 let lengths = lengths.map_or(&[][..], |lengths| self.u32(lengths));
-                let position = (self.u32(position)[0] as usize, lengths);
+                let places = (self.u32(places.texts), self.u32(places.positions));
                 let (mut k_bsc, mut v_bsc) = (self.real(k_cache).to_vec(), self.real(v_cache).to_vec());
                 let caches = (&mut k_bsc[..], &mut v_bsc[..]);
                 let out_btc = attention::cached_attention(
                     self.real(qkv),
                     caches,
-                    position,
+                    (places, lengths),
                     self.shape(k_cache)[1],
                     dims,
                     kind,

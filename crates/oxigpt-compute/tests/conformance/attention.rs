@@ -149,25 +149,26 @@ proptest! {
 fn cached_attention(
     kind: AttentionKind,
     (batch, n_head, d_head): (usize, usize, usize),
-    places: (usize, usize, usize),
+    (t, position, s): (usize, usize, usize),
 ) -> Case {
-    cached_attention_of(kind, [batch, batch], (n_head, d_head), places)
+    cached_attention_of(kind, ([batch, t], [batch, s]), (n_head, d_head), |b, i| (b, position + i))
 }
 
 fn cached_attention_of(
     kind: AttentionKind,
-    [batch, caches]: [usize; 2],
+    ([batch, t], [texts, s]): ([usize; 2], [usize; 2]),
     (n_head, d_head): (usize, usize),
-    (t, position, s): (usize, usize, usize),
+    place: impl Fn(usize, usize) -> (usize, usize),
 ) -> Case {
-    let mut d = Draft::new(format!("cached {kind:?} {batch} {caches} {t} {position} {s} {n_head} {d_head}"));
+    let first = place(0, 0);
+    let mut d = Draft::new(format!("cached {kind:?} {batch} {texts} {t} {first:?} {s} {n_head} {d_head}"));
     let c = n_head * d_head;
     let qkv = d.normal("qkv", &[batch, t, 3 * c], 0.0, 1.0);
-    let caches = (d.b.cache("k", &[caches, s, c]), d.b.cache("v", &[caches, s, c]));
-    let lengths: Vec<u32> = (0..batch).map(|b| (position + t + 3 * b) as u32).collect();
+    let caches = (d.b.cache("k", &[texts, s, c]), d.b.cache("v", &[texts, s, c]));
+    let lengths: Vec<u32> = (0..texts).map(|x| (s + 3 * x) as u32).collect();
     let lengths = kind.depends_on_length().then(|| d.counters("lengths", &lengths));
-    let position = d.index("position", position, s - t + 1);
-    let out_btc = d.b.cached_attention(qkv, caches, (position, lengths), n_head, kind);
+    let places = d.places([batch, t], [texts, s], place);
+    let out_btc = d.b.cached_attention(qkv, caches, (places, lengths), n_head, kind);
     d.b.mark_output(out_btc);
     d.slack(kind_slack(kind, 1.0));
     d.finish()
@@ -187,8 +188,24 @@ fn cached_attention_on_awkward_shapes() {
             cached_attention(kind, shape, places).check();
         }
     }
-    // One sequence for the caches of three.
-    cached_attention_of(AttentionKind::Softmax, [1, 3], (2, 8), (5, 2, 9)).check();
+}
+
+/// Rows that belong to all texts, and rows side by side that belong to several.
+#[test]
+fn cached_attention_of_rows_in_many_places() {
+    let in_all = |_: usize, i: usize| (3, 2 + i);
+    let from_behind = |b: usize, i: usize| (2 - b, (7 * i + 5 * b) % 90);
+    let ragged = |_: usize, i: usize| match i {
+        0..20 => (2, 3 + i),
+        20..23 => (0, i - 20),
+        23..88 => (1, i - 20),
+        _ => (2, 50),
+    };
+    for kind in KINDS {
+        cached_attention_of(kind, ([1, 5], [3, 9]), (2, 8), in_all).check();
+        cached_attention_of(kind, ([2, 13], [3, 91]), (3, 7), from_behind).check();
+        cached_attention_of(kind, ([1, 89], [3, 97]), (2, 16), ragged).check();
+    }
 }
 
 proptest! {

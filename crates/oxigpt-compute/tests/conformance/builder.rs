@@ -1,7 +1,7 @@
 //! What the builder promises: which operators fuse, what a plan costs, and that its errors are caught.
 
 use oxigpt_compute::{
-    AdamWConfig, AttentionKind, Builder, Gelu, LinearWeights, NormWeights, Op, Plan, Role, TensorId,
+    AdamWConfig, AttentionKind, Builder, Gelu, LinearWeights, NormWeights, Op, Places, Plan, Role, TensorId,
 };
 
 fn names(plan: &Plan) -> Vec<&'static str> {
@@ -190,10 +190,11 @@ fn shapes_and_limits_are_checked() {
 
     let message = refused(|b| {
         let caches = (b.cache("k", &[1, 8, 4]), b.cache("v", &[1, 8, 4]));
-        let (qkv, position) = (b.input("qkv", &[1, 2, 12]), b.input_u32("position", &[1], 8));
-        b.cached_attention(qkv, caches, (position, None), 2, AttentionKind::Softmax);
+        let (qkv, texts) = (b.input("qkv", &[1, 2, 12]), b.input_u32("texts", &[1, 2], 2));
+        let places = Places { texts, positions: b.input_u32("positions", &[1, 2], 9) };
+        b.cached_attention(qkv, caches, (places, None), 2, AttentionKind::Softmax);
     });
-    assert_eq!(message, "`position` is not known to be below 7");
+    assert_eq!(message, "`positions` is not known to be below 8");
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use oxigpt_compute::philox::Stream;
 use oxigpt_compute::reference::Reference;
 use oxigpt_compute::{
-    Backend, Builder, Data, DataMut, Dtype, Op, PhaseId, Plan, Precision, Role, Session, Tensor, TensorId,
+    Backend, Builder, Data, DataMut, Dtype, Op, PhaseId, Places, Plan, Precision, Role, Session, Tensor,
+    TensorId,
 };
 
 use crate::{Make, Row, Tolerance, backends};
@@ -70,6 +71,25 @@ impl Draft {
         let id = self.b.input_u32(name, &[1], limit as u32);
         self.values.insert(id, Values::U32(vec![value as u32]));
         id
+    }
+
+    /// Texts and positions of `[B, T]` rows in a cache of `[X, S]`.
+    pub(crate) fn places(
+        &mut self,
+        [batch, t]: [usize; 2],
+        [x, s]: [usize; 2],
+        place: impl Fn(usize, usize) -> (usize, usize),
+    ) -> Places {
+        let rows = (0..batch).flat_map(|b| (0..t).map(move |i| (b, i)));
+        let (texts, positions): (Vec<u32>, Vec<u32>) =
+            rows.map(|(b, i)| place(b, i)).map(|(text, position)| (text as u32, position as u32)).unzip();
+        let mut input = |name: &str, limit: usize, values: Vec<u32>| {
+            let name = format!("{name} {}", self.values.len());
+            let id = self.b.input_u32(&name, &[batch, t], limit as u32);
+            self.values.insert(id, Values::U32(values));
+            id
+        };
+        Places { texts: input("texts", x + 1, texts), positions: input("positions", s, positions) }
     }
 
     pub(crate) fn reals(&mut self, name: &str, values: &[f32]) -> TensorId {

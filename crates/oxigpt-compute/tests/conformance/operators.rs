@@ -68,11 +68,11 @@ fn gpt2_vocabulary() {
 }
 
 #[test]
-fn embed_at_a_position() {
-    let mut d = Draft::new("embed at a position");
+fn embed_at_positions() {
+    let mut d = Draft::new("embed at positions");
     let (wte, wpe) = (d.b.parameter("wte", &[9, 6]), d.b.parameter("wpe", &[12, 6]));
-    let (tokens, position) = (d.words("tokens", &[2, 5], 9), d.index("position", 7, 8));
-    let x_btc = d.b.embed(tokens, Some(position), wte, wpe);
+    let (tokens, positions) = (d.words("tokens", &[2, 5], 9), d.words("positions", &[2, 5], 12));
+    let x_btc = d.b.embed(tokens, Some(positions), wte, wpe);
     d.b.mark_output(x_btc);
     d.finish().check();
 }

@@ -166,10 +166,10 @@ fn check_cache(kind: AttentionKind) {
     for (i, piece) in PIECES.into_iter().enumerate() {
         let phase = d.b.begin(&format!("piece {i}"));
         let part = d.normal(&format!("part {i}"), &[2, piece, 3 * C], 0.0, 1.0);
-        let position = d.index(&format!("position {i}"), 0, t + 3 - piece + 1);
-        let out = d.b.cached_attention(part, caches, (position, lengths), 2, kind);
+        let places = d.places([2, piece], [2, t + 3], |_, _| (0, 0));
+        let out = d.b.cached_attention(part, caches, (places, lengths), 2, kind);
         d.b.mark_output(out);
-        pieces.push((piece, phase, part, position, out));
+        pieces.push((piece, phase, part, places, out));
     }
     let case = d.finish();
     for row in backends() {
@@ -178,7 +178,7 @@ fn check_cache(kind: AttentionKind) {
         session.run(case.phase("train"));
         let expected = download(&session, full);
         let mut done = 0;
-        for &(piece, phase, part, position, out) in &pieces {
+        for &(piece, phase, part, places, out) in &pieces {
             let rows = |values: &[f64], width: usize| -> Vec<f64> {
                 values
                     .chunks(t * width)
@@ -187,7 +187,10 @@ fn check_cache(kind: AttentionKind) {
             };
             let qkv: Vec<f64> = case.reals("qkv").iter().map(|&x| f64::from(x)).collect();
             session.upload(part, Data::F64(&rows(&qkv, 3 * C))).unwrap();
-            session.upload(position, Data::U32(&[done as u32])).unwrap();
+            let texts: Vec<_> = [0, 1].into_iter().flat_map(|text| vec![text; piece]).collect();
+            let positions: Vec<_> = (done..done + piece).map(|position| position as u32).collect();
+            session.upload(places.texts, Data::U32(&texts)).unwrap();
+            session.upload(places.positions, Data::U32(&positions.repeat(2))).unwrap();
             session.run(phase);
             assert_close(label, &rows(&expected, C), &download(&session, out), row.whole_step[0]);
             done += piece;

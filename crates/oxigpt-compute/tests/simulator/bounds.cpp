@@ -109,7 +109,7 @@ static void run(int batch, int t, int c) {
     const Tensor wte = Tensor::reals<wgt>(words * c), scales = WGT == 2 ? Tensor::reals<float>(words) : Tensor::none();
     const Tensor dwte = Tensor::reals<float>(words * c), wpe = Tensor::reals<float>(positions * c);
     const Tensor dout = Tensor::reals<act>((size_t)rows * c), order = Tensor::words(rows, 1);
-    (Launch() << Tensor::reals<act>((size_t)rows * c) << tokens << Tensor::words(1, 3) << wte << scales << wpe << rows << t << c)
+    (Launch() << Tensor::reals<act>((size_t)rows * c) << tokens << Tensor::words(rows, positions) << wte << scales << wpe << rows << t << c)
         .run(kernel_embed(), grid(blocks(rows, 8)), 256);
     (Launch() << order << tokens << rows).run(kernel_embed_order(), grid(blocks(rows, 256)), 256);
     (Launch() << dwte << dout << tokens << order << rows << c).run(kernel_embed_backward_wte(), grid(rows), 128);
@@ -246,13 +246,15 @@ static void run(int batch, int t, int) {
 static void run(int batch, int t, int) {
     const int heads = 2, c = heads * HEAD, s = t + 5;
     const size_t cached = (size_t)batch * s * c;
-    const Tensor qkv = Tensor::reals<act>((size_t)batch * t * 3 * c), position = Tensor::words(1, 6);
+    const int rows = batch * t;
+    const Tensor qkv = Tensor::reals<act>((size_t)rows * 3 * c), texts = Tensor::words(rows, batch + 1);
+    const Tensor positions = Tensor::words(rows, s);
     const Tensor k = Tensor::reals<act>(cached), v = Tensor::reals<act>(cached);
-    (Launch() << k << v << qkv << position << t << s << c)
-        .run(kernel_write_cache(), grid(blocks(c, 2048), (unsigned)t, (unsigned)batch), 256);
-    (Launch() << Tensor::reals<act>((size_t)batch * t * c) << qkv << k << v << position << t << s << heads << 0.3f << 1.0f
-              << Tensor::none())
-        .run(kernel_cached_attention(), grid((unsigned)t, heads, (unsigned)batch), 256, (size_t)4 * (s + 8 * HEAD));
+    (Launch() << k << v << qkv << texts << positions << batch << s << c)
+        .run(kernel_write_cache(), grid(blocks(c, 2048), (unsigned)rows), 256);
+    (Launch() << Tensor::reals<act>((size_t)rows * c) << qkv << k << v << texts << positions << batch << s << heads << 0.3f
+              << 1.0f << Tensor::none())
+        .run(kernel_cached_attention(), grid((unsigned)rows, heads), 256, (size_t)4 * (s + 8 * HEAD));
 }
 #endif
 

@@ -144,20 +144,11 @@ fn the_batch_size_changes_nothing() {
     }
 }
 
-/// Few passes of many rows, unless rows would be padding.
 #[test]
-fn batches_are_as_large_as_it_pays() {
-    let of =
-        |items: &[Item]| Questions::new(items, &tokenizer(), BLOCK_SIZE, &[Protocol::BuildNanoGpt]).unwrap();
-    let endings = ["one end", "an other", "no end", "the end"];
-    let equal: Vec<_> = (0..96).map(|_| item("a context of some words", endings, 0)).collect();
-    assert_eq!([1, 5, 12, 100].map(|limit| of(&equal).batch_size(limit)), [1, 4, 12, 16]);
-    assert_eq!(of(&equal[..3]).batch_size(32), 3);
-    assert_eq!(of(&equal[..1]).batch_size(0), 1);
-    let text = "the quick brown fox jumps over the lazy dog ".repeat(6);
-    let unlike: Vec<_> = (0..16).map(|i| item(&text[..1 + 4 * i], endings, 0)).collect();
-    let size = of(&unlike).batch_size(32);
-    assert!((2..16).contains(&size), "{size}");
+fn batches_are_as_large_as_there_are_items() {
+    let questions = Questions::new(&items(), &tokenizer(), BLOCK_SIZE, &[Protocol::BuildNanoGpt]).unwrap();
+    let n = items().len();
+    assert_eq!([0, 1, n - 1, n, 100].map(|limit| questions.batch_size(limit)), [1, 1, n - 1, n, n]);
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn what_a_run_tells() {
                      activations     178 KiB
                      cache             4 KiB
                      gradients      58.4 KiB
-                     inputs         1.62 KiB
+                     inputs         1.81 KiB
                      moments         117 KiB
                      outputs        1.31 KiB
                      parameters     58.4 KiB

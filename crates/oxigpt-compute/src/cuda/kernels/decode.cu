@@ -1,30 +1,34 @@
-// Attention of new positions over a cache of keys and values.
+// Attention of new rows over a cache of keys and values.
 //
-// Legend: as in attention.cu; S positions that the cache has room for.
+// Legend: as in attention.cu; X texts that the cache has, of S positions each; N rows. `texts` says which a row belongs
+// to, X being all of them alike, `positions` where.
 //
-// write_cache      grid (ceil(c / 2048), T, B), block 256
-//   (act* k_cache, act* v_cache, const act* qkv, const unsigned* position, int t, int s, int c)
-//   Rows position.. of both caches [B, S, C] from qkv [B, T, 3C].
-//   Bytes: B * T * c * act * 4.
+// write_cache      grid (ceil(c / 2048), N), block 256
+//   (act* k_cache, act* v_cache, const act* qkv, const unsigned* texts, const unsigned* positions, int x, int s, int c)
+//   The rows' places in both caches [X, S, C] from qkv [N, 3C].
+//   Bytes: N * c * act * 4, of a row of all texts X times the half.
 //
-// cached_attention grid (T, H, B), block 256, shared (s + 8 * D) * 4 (compiled like attention, -DDROPOUT=0)
-//   (act* out, const act* qkv, const act* k_cache, const act* v_cache, const unsigned* position,
-//    int t, int s, int heads, float scale, float out_scale, const unsigned* lengths)
-//   out [B, T, C]: row i attends to 0..=position + i. After write_cache. Any D up to 1024.
-//   lengths [B]: pointwise kinds that divide by the length of the whole text; null for others.
-//   Bytes: 2 * D * (position + i + 1) * act for each block.
+// cached_attention grid (N, H), block 256, shared (s + 8 * D) * 4 (compiled like attention, -DDROPOUT=0)
+//   (act* out, const act* qkv, const act* k_cache, const act* v_cache, const unsigned* texts, const unsigned* positions,
+//    int x, int s, int heads, float scale, float out_scale, const unsigned* lengths)
+//   out [N, C]: a row attends to its text, up to its own position. After write_cache. Any D up to 1024.
+//   lengths [X]: pointwise kinds that divide by the length of the whole text; null for others.
+//   Bytes: 2 * D * (position + 1) * act for each block.
 
 extern "C" __global__ void __launch_bounds__(256)
-write_cache(act* k_cache, act* v_cache, const act* qkv, const u32* position, int t, int s, int c) {
+write_cache(act* k_cache, act* v_cache, const act* qkv, const u32* texts, const u32* positions, int x, int s, int c) {
     const int i = blockIdx.x * 2048 + threadIdx.x * UNIT;
     if (i >= c) return;
-    const act* row = qkv + ((size_t)blockIdx.z * t + blockIdx.y) * 3 * c;
-    const size_t to = ((size_t)blockIdx.z * s + *position + blockIdx.y) * c + i;
-    float v[UNIT];
-    load8(v, row + c + i, c - i);
-    store8(k_cache + to, v, c - i);
+    const act* row = qkv + (size_t)blockIdx.y * 3 * c;
+    const int own = (int)texts[blockIdx.y], first = own == x ? 0 : own, end = own == x ? x : own + 1;
+    float k[UNIT], v[UNIT];
+    load8(k, row + c + i, c - i);
     load8(v, row + 2 * c + i, c - i);
-    store8(v_cache + to, v, c - i);
+    for (int text = first; text < end; text++) {
+        const size_t to = ((size_t)text * s + positions[blockIdx.y]) * c + i;
+        store8(k_cache + to, k, c - i);
+        store8(v_cache + to, v, c - i);
+    }
 }
 
 // A block for each query and head: scores of all keys to shared memory, softmax over them there, then the sum of the
@@ -51,14 +55,14 @@ __device__ __forceinline__ void load_units(float (&v)[UNITS][UNIT], const act* r
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-cached_attention(act* out, const act* qkv, const act* k_cache, const act* v_cache, const u32* position, int t, int s,
-                 int heads, float scale, float out_scale, const u32* lengths) {
+cached_attention(act* out, const act* qkv, const act* k_cache, const act* v_cache, const u32* texts,
+                 const u32* positions, int x, int s, int heads, float scale, float out_scale, const u32* lengths) {
     DYNAMIC_SHARED(float, weights);
     float* const sums = weights + s;
     __shared__ float scratch[WARPS];
-    const int i = blockIdx.x, head = blockIdx.y, batch = blockIdx.z, c = heads * HEAD;
-    const int keys = (int)*position + i + 1;
-    const size_t row = (size_t)batch * t + i, cached = (size_t)batch * s * c + head * HEAD;
+    const int head = blockIdx.y, c = heads * HEAD, keys = (int)positions[blockIdx.x] + 1;
+    const int text = (int)texts[blockIdx.x] == x ? 0 : (int)texts[blockIdx.x];
+    const size_t row = blockIdx.x, cached = (size_t)text * s * c + head * HEAD;
     float q[UNITS][UNIT];
     load_units(q, qkv + row * 3 * c + head * HEAD, true);
 
@@ -92,7 +96,7 @@ cached_attention(act* out, const act* qkv, const act* k_cache, const act* v_cach
     }
     __syncthreads();
 
-    float factor = lengths ? 1.0f / (float)lengths[batch] : weight_scale(out_scale, keys - 1);
+    float factor = lengths ? 1.0f / (float)lengths[text] : weight_scale(out_scale, keys - 1);
     if (KIND == SOFTMAX) {
         largest = block_max(largest, scratch);
         float sum = 0.0f;

@@ -1,9 +1,9 @@
 // Token and position embeddings, and their adjoint.
 //
 // embed            grid ceil(rows / 8), block 256
-//   (act* out, const unsigned* tokens, const unsigned* position, const wgt* wte, const float* scales, const float* wpe,
+//   (act* out, const unsigned* tokens, const unsigned* positions, const wgt* wte, const float* scales, const float* wpe,
 //    int rows, int t, int c)
-//   out[n] = wte[tokens[n]] + wpe[position + n % t]. `position` may be null: 0. rows = B*T. `scales` is null, or what a
+//   out[n] = wte[tokens[n]] + wpe[positions[n]]. `positions` may be null: n % t. rows = B*T. `scales` is null, or what a
 //   step of each row of wte is worth.
 //   Bytes: rows * c * (wgt + 4 + act); wpe comes from the cache.
 //
@@ -22,12 +22,12 @@
 //   Bytes: batch * t * c * act + positions * c * 4 (8 if it accumulates).
 
 extern "C" __global__ void __launch_bounds__(256)
-embed(act* out, const u32* tokens, const u32* position, const wgt* wte, const float* scales, const float* wpe, int rows,
+embed(act* out, const u32* tokens, const u32* positions, const wgt* wte, const float* scales, const float* wpe, int rows,
       int t, int c) {
     // A warp a row: its lanes read consecutive units of the word's row and of the position's.
     const int row = blockIdx.x * (256 / WARP) + threadIdx.x / WARP;
     if (row >= rows) return;
-    const int place = (position ? (int)*position : 0) + row % t;
+    const int place = positions ? (int)positions[row] : row % t;
     const wgt* word_c = wte + (size_t)tokens[row] * c;
     const float scale = scales ? scales[tokens[row]] : 1.0f;
     const float* place_c = wpe + (size_t)place * c;

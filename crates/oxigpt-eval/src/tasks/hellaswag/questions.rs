@@ -5,7 +5,6 @@ use serde::Serialize;
 
 use super::Item;
 use super::clean::{capitalize, clean};
-use super::scoring::{BATCH_SIZES, rows_in_batches};
 use crate::tasks::TaskError;
 
 /// A published definition of the task.
@@ -99,12 +98,9 @@ impl Questions {
         positions.max().unwrap_or(1)
     }
 
-    /// How many of them suit each other best side by side, up to `limit` and at least 1.
+    /// How many items to score side by side: all, or `limit` of them, and at least 1.
     pub fn batch_size(&self, limit: usize) -> usize {
-        let sizes = BATCH_SIZES.into_iter().take_while(|&size| size <= limit.max(1));
-        let both = || [&self.build_nanogpt, &self.lm_eval].into_iter().flatten();
-        let rows = |&size: &usize| both().map(|questions| rows_in_batches(questions, size)).sum::<usize>();
-        sizes.min_by_key(rows).unwrap_or(1)
+        self.items.min(limit).max(1)
     }
 
     /// Questions that are scored: each item once for each definition that applies.

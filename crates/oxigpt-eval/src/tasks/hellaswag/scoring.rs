@@ -1,7 +1,7 @@
 //! How likely a model finds the endings, and how often it is right.
 //!
-//! Items whose contexts and longest endings are about as long lie side by side. Their contexts are read together, up to where the shortest
-//! of them ends; then each ending is scored from there, with what is left of its context.
+//! Some items lie side by side. Their contexts are read together, then their first endings behind them, their second, and
+//! so on: an ending takes the place of the one before it.
 
 use std::ops::ControlFlow;
 
@@ -16,16 +16,6 @@ use crate::tasks::{Accuracy, TaskError};
 
 /// As many items side by side as any file needs: with more of them, products run hardly faster.
 pub const MOST_ITEMS: usize = 16;
-
-/// Items side by side that are chosen from.
-pub(super) const BATCH_SIZES: [usize; 8] = [1, 2, 3, 4, 6, 8, 12, MOST_ITEMS];
-
-/// Passes of a group: its contexts, and an ending of each four times.
-const PASSES: usize = 5;
-
-/// What a pass costs beside its rows, in rows: every product packs its weights anew. As times of a 124M model on a CPU
-/// with 1 to 12 items side by side have it, 13 to 15.
-const PASS_ROWS: usize = 14;
 
 /// How well a model finds the right endings.
 #[derive(Clone, Debug, PartialEq)]
@@ -151,64 +141,33 @@ fn losses(
     Ok(Some(losses))
 }
 
-/// Questions of about the same lengths one after the other. It depends on what they are, not on where they stand: the
-/// order of the items changes no bit.
+/// In an order that depends on what the questions are, not on where they stand: that of the items changes no bit.
 fn order(questions: &[Question]) -> Vec<usize> {
     let mut order: Vec<_> = (0..questions.len()).collect();
-    order.sort_by_key(|&i| {
-        let question = &questions[i];
-        (question.context.len(), question.longest(), &question.context, &question.endings)
-    });
+    order.sort_by_key(|&i| (&questions[i].context, &questions[i].endings));
     order
 }
 
-/// Rows that all products have together, with padding, where so many questions lie side by side; and what their passes
-/// cost in rows.
-pub(super) fn rows_in_batches(questions: &[Question], batch_size: usize) -> usize {
-    let order = order(questions);
-    let rows = |group: &[usize]| {
-        let members = || group.iter().map(|&i| &questions[i]);
-        let shared = members().map(|question| question.context.len()).min().unwrap_or(1) - 1;
-        let columns = |rank: usize| {
-            let end = members().map(|q| q.context.len() + q.endings[by_length(q)[rank]].len() - 1).max();
-            end.unwrap_or(shared) - shared
-        };
-        PASSES * PASS_ROWS + batch_size * (shared + (0..4).map(columns).sum::<usize>())
-    };
-    order.chunks(batch_size).map(rows).sum()
-}
-
-/// Losses of questions that lie side by side, the shortest context first.
+/// Losses of questions that lie side by side.
 fn group_losses(
     session: &mut Session,
     scorer: &Scorer,
     group: &[&Question],
 ) -> Result<Vec<[f64; 4]>, TaskError> {
     let contexts: Vec<_> = group.iter().map(|question| &question.context).collect();
-    let shared = contexts[0].len() - 1;
-    scorer.read(session, &contexts, 0..shared)?;
+    // The last token of a context is fed with each ending: it tells the first of that.
+    let shared: Vec<_> = contexts.iter().map(|context| 0..context.len() - 1).collect();
+    scorer.read(session, &contexts, &shared)?;
     let mut losses = vec![[0.0; 4]; group.len()];
-    // Endings of about the same length go together.
-    let by_length: Vec<_> = group.iter().map(|question| by_length(question)).collect();
-    for rank in 0..4 {
-        let endings: Vec<_> =
-            group.iter().zip(&by_length).map(|(q, order)| &q.endings[order[rank]]).collect();
-        let rows: Vec<_> = contexts.iter().zip(&endings).map(|(c, e)| [c.as_slice(), e].concat()).collect();
-        let end = rows.iter().map(Vec::len).max().unwrap_or(0);
-        let found = scorer.score(session, &rows, shared + 1..end)?;
-        for (i, found) in found.iter().enumerate() {
-            let own = &found[found.len() - endings[i].len()..];
-            losses[i][by_length[i][rank]] = own.iter().map(|&loss| f64::from(loss)).sum();
+    for i in 0..4 {
+        let texts: Vec<_> = group.iter().map(|q| [&q.context[..], &q.endings[i]].concat()).collect();
+        let targets: Vec<_> = contexts.iter().zip(&texts).map(|(c, text)| c.len()..text.len()).collect();
+        for (losses, found) in losses.iter_mut().zip(scorer.score(session, &texts, &targets)?) {
+            losses[i] = found.into_iter().map(f64::from).sum();
         }
     }
     group.iter().zip(&mut losses).for_each(|(question, losses)| share_among_equals(question, losses));
     Ok(losses)
-}
-
-fn by_length(question: &Question) -> [usize; 4] {
-    let mut order = [0, 1, 2, 3];
-    order.sort_by_key(|&i| question.endings[i].len());
-    order
 }
 
 /// Equal endings have equal losses, which rounding in passes of different lengths may not give.
