@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::{Builder, ClassifierGrad, Dtype, Op, Operands, Role, SquaredErrorGrad, TensorId};
+use crate::{Builder, ClassifierGrad, Dtype, Gelu, Op, Operands, Role, SquaredErrorGrad, TensorId};
 
 /// Gradients known so far while walking back through one phase.
 #[derive(Default)]
@@ -20,6 +20,8 @@ struct Walk {
     wanted: HashSet<TensorId>,
     /// Parameters whose gradient has been written in this phase, so that the next one adds.
     written: HashSet<TensorId>,
+    /// Results of GELUs that a single operator reads: its adjoint takes theirs along.
+    gelus: HashMap<TensorId, (Gelu, TensorId)>,
 }
 
 impl Builder {
@@ -31,7 +33,7 @@ impl Builder {
         self.declare_gradients();
         let phase = self.phases.last_mut().expect("a phase has begun");
         let forward = std::mem::take(&mut phase.ops);
-        let mut walk = Walk { wanted: self.wanted(&forward), ..Walk::default() };
+        let mut walk = Walk { wanted: self.wanted(&forward), gelus: gelus(&forward), ..Walk::default() };
         let mut adjoints_of = Vec::new();
         for op in forward {
             let op = self.with_gradient(&mut walk, op, objective);
@@ -225,19 +227,19 @@ impl Builder {
 
     fn linear_adjoint(&mut self, walk: &mut Walk, op: &Op) {
         let Op::Linear { x, w, layout, bias, gelu, out } = *op else { return };
-        let Some(&dout) = walk.grads.get(&out) else { return };
-        let dout = match gelu {
-            None => dout,
-            Some((kind, before)) => {
-                let dx = self.like("d_gelu", before);
-                self.push(Op::GeluBackward { x: before, kind, dout, dx });
-                dx
-            }
-        };
+        if let (Some((kind, before)), Some(&dout)) = (gelu, walk.grads.get(&out)) {
+            let dx = self.like("d_gelu", before);
+            self.push(Op::GeluBackward { x: before, kind, dout, dx });
+            self.contribute(walk, before, dx);
+        }
+        let product = gelu.map_or(out, |(_, before)| before);
+        let Some(&dout) = walk.grads.get(&product) else { return };
         if walk.wanted.contains(&x) {
-            let dx = self.like("d_linear", x);
-            self.push(Op::LinearBackwardInput { dout, w, layout, dx });
-            self.contribute(walk, x, dx);
+            let gelu = walk.gelus.get(&x).copied();
+            let (name, of) = gelu.map_or(("d_linear", x), |(_, before)| ("d_gelu", before));
+            let dx = self.like(name, of);
+            self.push(Op::LinearBackwardInput { dout, w, layout, gelu, dx });
+            self.contribute(walk, of, dx);
         }
         let Some((dw, accumulate_w)) = self.parameter_gradient(walk, w) else {
             let bias = bias.and_then(|bias| self.parameter_gradient(walk, bias));
@@ -248,4 +250,18 @@ impl Builder {
         let accumulate_bias = accumulate_bias.unwrap_or(false);
         self.push(Op::LinearBackwardWeight { dout, x, layout, dw, dbias, accumulate_w, accumulate_bias });
     }
+}
+
+/// Every GELU whose result is read once, and what it is applied to.
+fn gelus(forward: &[Op]) -> HashMap<TensorId, (Gelu, TensorId)> {
+    let mut readers: HashMap<TensorId, usize> = HashMap::new();
+    for id in forward.iter().flat_map(|op| op.operands().reads) {
+        *readers.entry(id).or_default() += 1;
+    }
+    let results = forward.iter().filter_map(|op| match *op {
+        Op::Linear { gelu: Some(gelu), out, .. } => Some((out, gelu)),
+        Op::Gelu { x, kind, out } => Some((out, (kind, x))),
+        _ => None,
+    });
+    results.filter(|(out, _)| readers.get(out) == Some(&1)).collect()
 }

@@ -203,7 +203,7 @@ pub enum Op {
         /// `[N, O]`.
         out: TensorId,
     },
-    /// `dx = dout W^T`.
+    /// `dx = dout W^T`; where a GELU rides on it, `dx = gelu'(before) (dout W^T)`.
     LinearBackwardInput {
         /// `[N, O]`.
         dout: TensorId,
@@ -211,6 +211,8 @@ pub enum Op {
         w: TensorId,
         /// Which of the two.
         layout: WeightLayout,
+        /// The GELU that gave the layer its input, and `before`, `[N, C]`, what it was applied to.
+        gelu: Option<(Gelu, TensorId)>,
         /// `[N, C]`.
         dx: TensorId,
     },
@@ -396,7 +398,8 @@ impl Op {
             Op::LayerNormBackward { .. } => "layer_norm_backward",
             Op::Linear { gelu: None, .. } => "linear",
             Op::Linear { .. } => "linear_gelu",
-            Op::LinearBackwardInput { .. } => "linear_backward_input",
+            Op::LinearBackwardInput { gelu: None, .. } => "linear_backward_input",
+            Op::LinearBackwardInput { .. } => "linear_backward_input_gelu",
             Op::LinearBackwardWeight { .. } => "linear_backward_weight",
             Op::Gelu { .. } => "gelu",
             Op::GeluBackward { .. } => "gelu_backward",

@@ -49,7 +49,9 @@ impl Op {
                 vec![Some(x), Some(w), bias.as_mut()],
                 vec![gelu.as_mut().map(|(_, before)| before), Some(out)],
             ),
-            Op::LinearBackwardInput { dout, w, dx, .. } => (vec![Some(dout), Some(w)], vec![Some(dx)]),
+            Op::LinearBackwardInput { dout, w, gelu, dx, .. } => {
+                (vec![Some(dout), Some(w), gelu.as_mut().map(|(_, before)| before)], vec![Some(dx)])
+            }
             Op::LinearBackwardWeight { dout, x, dw, dbias, .. } => {
                 (vec![Some(dout), Some(x)], vec![Some(dw), dbias.as_mut()])
             }
@@ -103,7 +105,9 @@ impl Op {
             }
             Op::LayerNormBackward { dout, .. } => vec![vec![dout]],
             Op::Linear { x, gelu, out, .. } => vec![vec![x], gelu.iter().map(|g| g.1).chain([out]).collect()],
-            Op::LinearBackwardInput { dout, dx, .. } => vec![vec![dout], vec![dx]],
+            Op::LinearBackwardInput { dout, gelu, dx, .. } => {
+                vec![vec![dout], gelu.iter().map(|g| g.1).chain([dx]).collect()]
+            }
             Op::LinearBackwardWeight { dout, x, .. } => vec![vec![dout], vec![x]],
             Op::Gelu { x, out, .. } | Op::Dropout { x, out, .. } => vec![vec![x, out]],
             Op::GeluBackward { x, dout, dx, .. } => vec![vec![x, dout, dx]],

@@ -118,21 +118,22 @@ vectorised! {
 }
 
 vectorised! {
-    fn gelu_backward_slice<T: Element>(kind: Gelu, x: &[T], dout: &[T], dx: &mut [T]) {
+    /// `dx *= gelu'(x)`.
+    fn gelu_backward_slice<T: Element>(kind: Gelu, x: &[T], dx: &mut [T]) {
         match kind {
             Gelu::Tanh => {
-                for ((dx, dout), x) in dx.iter_mut().zip(dout).zip(x) {
+                for (dx, x) in dx.iter_mut().zip(x) {
                     let x = x.get();
                     let s = sigmoid(doubled_tanh_argument(x));
                     let du = (x * x).mul_add(6.0 * SQRT_2_OVER_PI * CUBIC, 2.0 * SQRT_2_OVER_PI);
-                    *dx = T::new(dout.get() * (x * (1.0 - s) * du).mul_add(s, s));
+                    *dx = T::new(dx.get() * (x * (1.0 - s) * du).mul_add(s, s));
                 }
             }
             Gelu::Erf => {
-                for ((dx, dout), x) in dx.iter_mut().zip(dout).zip(x) {
+                for (dx, x) in dx.iter_mut().zip(x) {
                     let x = x.get();
                     let (distribution, density) = normal(x);
-                    *dx = T::new(dout.get() * x.mul_add(density, distribution));
+                    *dx = T::new(dx.get() * x.mul_add(density, distribution));
                 }
             }
         }
@@ -154,6 +155,25 @@ pub(super) unsafe fn gelu_range(kind: Gelu, x: Reals, out: Reals, range: Range<u
     }
 }
 
+/// Elements `range` of `dx *= gelu'(x)`, both of one type.
+///
+/// # Safety
+/// As [`gelu_range`], of `dx`.
+pub(super) unsafe fn gelu_backward_range(kind: Gelu, x: Reals, dx: Reals, range: Range<usize>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (x, dx) {
+            (Reals::F32(x), Reals::F32(dx)) => {
+                gelu_backward_slice(kind, x.read(range.clone()), dx.write(range));
+            }
+            (Reals::Bf16(x), Reals::Bf16(dx)) => {
+                gelu_backward_slice(kind, x.read(range.clone()), dx.write(range));
+            }
+            _ => unreachable!("{ONE_TYPE}"),
+        }
+    }
+}
+
 pub(super) fn gelu(pool: &mut Pool, kind: Gelu, x: Reals, out: Reals) {
     // SAFETY: the two tensors are distinct, and blocks do not overlap.
     blocks(pool, out.len(), BLOCK, |range| unsafe { gelu_range(kind, x, out, range) });
@@ -170,7 +190,11 @@ pub(super) fn gelu_backward(pool: &mut Pool, kind: Gelu, x: Reals, dout: Reals, 
 fn gelu_backward_of<T: Element>(pool: &mut Pool, kind: Gelu, x: Shared<T>, dout: Shared<T>, dx: Shared<T>) {
     blocks(pool, dx.len(), BLOCK, |range| {
         // SAFETY: the three tensors are distinct, and blocks do not overlap.
-        unsafe { gelu_backward_slice(kind, x.read(range.clone()), dout.read(range.clone()), dx.write(range)) }
+        unsafe {
+            let dx = dx.write(range.clone());
+            dx.copy_from_slice(dout.read(range.clone()));
+            gelu_backward_slice(kind, x.read(range), dx);
+        }
     });
 }
 

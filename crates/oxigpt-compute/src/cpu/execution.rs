@@ -180,10 +180,11 @@ impl<'a> Execution<'a> {
                 let (mut products, partials) = self.products();
                 linear::linear(&mut products, sizes, operands, gelu, arena.reals(out), partials);
             }
-            Op::LinearBackwardInput { dout, w, layout, dx } => linear::backward_input(
+            Op::LinearBackwardInput { dout, w, layout, gelu, dx } => linear::backward_input(
                 &mut self.products().0,
                 sizes(arena, dx, dout, layout),
                 (arena.reals(dout), arena.real(w)),
+                gelu.map(|(kind, before)| (kind, arena.reals(before))),
                 arena.reals(dx),
             ),
             Op::LinearBackwardWeight { dout, x, layout, dw, dbias, accumulate_w, accumulate_bias } => {

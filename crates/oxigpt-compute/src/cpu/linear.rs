@@ -1,8 +1,10 @@
 //! Linear layers and their adjoints: matrix products with what rides on their tiles.
 
+use std::ops::Range;
+
 use super::elementwise;
 use super::few_rows;
-use super::gemm::{Operand, Product};
+use super::gemm::{Operand, Product, Tile};
 use super::memory::{Reals, Shared};
 use super::pool::Pool;
 use super::products::Products;
@@ -57,13 +59,15 @@ pub(super) fn linear(
     unsafe {
         products.run(&of, |tile| {
             if let Some((kind, before)) = gelu {
-                for row in tile.rows.clone() {
-                    let range = row * n_out + tile.cols.start..row * n_out + tile.cols.end;
-                    elementwise::gelu_range(kind, before, out, range);
-                }
+                rows_of(tile, n_out).for_each(|range| elementwise::gelu_range(kind, before, out, range));
             }
         });
     }
+}
+
+/// The rows of a tile of a matrix that is `width` wide.
+fn rows_of(tile: &Tile, width: usize) -> impl Iterator<Item = Range<usize>> {
+    tile.rows.clone().map(move |row| row * width + tile.cols.start..row * width + tile.cols.end)
 }
 
 fn few_rows(products: &Products, sizes: Sizes) -> bool {
@@ -91,8 +95,14 @@ pub(super) fn linear_stored(
     }
 }
 
-/// `dx = dout W^T`.
-pub(super) fn backward_input(products: &mut Products, sizes: Sizes, (dout, w): (Reals, Shared), dx: Reals) {
+/// `dx = dout W^T`, times `gelu'(before)` if there is a GELU, tile by tile.
+pub(super) fn backward_input(
+    products: &mut Products,
+    sizes: Sizes,
+    (dout, w): (Reals, Shared),
+    gelu: Option<(Gelu, Reals)>,
+    dx: Reals,
+) {
     let Sizes { rows, n_in, n_out, layout } = sizes;
     let of = Product {
         c: Operand::of(dx, rows, n_in),
@@ -101,8 +111,15 @@ pub(super) fn backward_input(products: &mut Products, sizes: Sizes, (dout, w): (
         accumulate: false,
         bias: None,
     };
-    // SAFETY: operands are distinct tensors.
-    unsafe { products.run(&of, |_| {}) };
+    // SAFETY: as in `linear`.
+    unsafe {
+        products.run(&of, |tile| {
+            if let Some((kind, before)) = gelu {
+                rows_of(tile, n_in)
+                    .for_each(|range| elementwise::gelu_backward_range(kind, before, dx, range));
+            }
+        });
+    }
 }
 
 /// `dw = x^T dout`, laid out as `w`.

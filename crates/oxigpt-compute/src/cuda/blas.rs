@@ -164,6 +164,11 @@ pub(super) enum Epilogue {
         /// A matrix like the result.
         before: u64,
     },
+    /// The product is multiplied by the derivative of that GELU at `before`, which is read.
+    GeluBackward {
+        /// A matrix like the result.
+        before: u64,
+    },
 }
 
 impl Epilogue {
@@ -173,19 +178,22 @@ impl Epilogue {
             Epilogue::Bias(_) => 4,
             Epilogue::Gelu { .. } => 160,
             Epilogue::BiasGelu { .. } => 164,
+            Epilogue::GeluBackward { .. } => 192,
         }
     }
 
     fn bias(self) -> Option<u64> {
         match self {
             Epilogue::Bias(bias) | Epilogue::BiasGelu { bias, .. } => Some(bias),
-            Epilogue::None | Epilogue::Gelu { .. } => None,
+            Epilogue::None | Epilogue::Gelu { .. } | Epilogue::GeluBackward { .. } => None,
         }
     }
 
     fn before(self) -> Option<u64> {
         match self {
-            Epilogue::BiasGelu { before, .. } | Epilogue::Gelu { before } => Some(before),
+            Epilogue::BiasGelu { before, .. }
+            | Epilogue::Gelu { before }
+            | Epilogue::GeluBackward { before } => Some(before),
             Epilogue::None | Epilogue::Bias(_) => None,
         }
     }

@@ -92,7 +92,9 @@ fn activations(op: &Op) -> Vec<TensorId> {
         Op::Linear { x, gelu, out, .. } => {
             [x, out].into_iter().chain(gelu.map(|(_, before)| before)).collect()
         }
-        Op::LinearBackwardInput { dout, dx, .. } => vec![dout, dx],
+        Op::LinearBackwardInput { dout, gelu, dx, .. } => {
+            [dout, dx].into_iter().chain(gelu.map(|(_, before)| before)).collect()
+        }
         Op::LinearBackwardWeight { dout, x, .. } => vec![dout, x],
         Op::Scale { x, out, .. }
         | Op::Gelu { x, out, .. }

@@ -26,10 +26,15 @@ pub(super) fn operator(launcher: &mut Launcher, op: &Op) -> Result<(), CudaError
                 linear(launcher, (x, w, layout, bias), gelu, out)
             }
         }
-        Op::LinearBackwardInput { dout, w, layout, dx } => {
-            let w = in_out(launcher.weight(w), layout);
-            let (dx, dout) = (launcher.matrix(dx), launcher.matrix(dout));
-            launcher.multiply(dx, dout, w.t(), false)
+        Op::LinearBackwardInput { dout, w, layout, gelu, dx } => {
+            let (a, b) = (launcher.matrix(dout), in_out(launcher.weight(w), layout).t());
+            let c = launcher.matrix(dx);
+            backward_input(
+                launcher,
+                Product { c, a, b, accumulate: false, epilogue: Epilogue::None },
+                gelu,
+                dx,
+            )
         }
         Op::LinearBackwardWeight { dout, x, layout, dw, dbias, accumulate_w, accumulate_bias } => {
             let (dw, x_nc, dout_no) = (launcher.matrix(dw), launcher.matrix(x), launcher.matrix(dout));
@@ -114,9 +119,32 @@ fn linear(
     }
 }
 
-/// What cuBLASLt could do while it writes the product, if anything. Its GELU is the tanh approximation, computed
-/// too coarsely for float32, and keeps its operand only in rows of whole 16 bytes. It takes sums before they are rounded:
-/// a GELU that is made again from what is kept must be ours the first time, too.
+fn backward_input(
+    launcher: &mut Launcher,
+    plain: Product,
+    gelu: Option<(Gelu, TensorId)>,
+    dx: TensorId,
+) -> Result<(), CudaError> {
+    let Some((kind, before)) = gelu else { return launcher.product(&plain) };
+    let epilogue = Epilogue::GeluBackward { before: launcher.address(before) };
+    let fused = Product { epilogue, ..plain };
+    if has_epilogue(kind, plain.c) && launcher.can(&fused)? {
+        return launcher.product(&fused);
+    }
+    launcher.product(&plain)?;
+    let (n, dx, before) = (launcher.tensor(dx).len(), launcher.pointer(dx), launcher.pointer(before));
+    let arguments = [dx, before, dx, long(n), gelu_number(Some(kind))];
+    launcher.kernel(File::Elementwise, "gelu_backward", Grid::over(n), &arguments)
+}
+
+/// Whether cuBLASLt may have a GELU and its adjoint: its own are those of the tanh approximation, computed too coarsely for
+/// float32, and keep or read its operand only in rows of whole 16 bytes.
+fn has_epilogue(kind: Gelu, product: Matrix) -> bool {
+    kind == Gelu::Tanh && product.element == Element::Bf16 && product.cols.is_multiple_of(8)
+}
+
+/// What cuBLASLt could do while it writes the product, if anything. Its GELU takes sums before they are rounded: one that is
+/// made again from what is kept must be ours the first time, too.
 fn epilogue(
     launcher: &Launcher,
     bias: Option<TensorId>,
@@ -128,10 +156,9 @@ fn epilogue(
         let mut ops = launcher.prepared.plan.phases().flat_map(|(_, phase)| &phase.ops);
         ops.any(|op| matches!(*op, Op::Gelu { x, .. } if x == before))
     };
-    let can_gelu = out.element == Element::Bf16 && out.cols.is_multiple_of(8);
     match (gelu, bias) {
         (None, Some(bias)) => Epilogue::Bias(bias),
-        (Some((Gelu::Tanh, before)), bias) if can_gelu && !is_repeated(before) => {
+        (Some((kind, before)), bias) if has_epilogue(kind, out) && !is_repeated(before) => {
             let before = launcher.address(before);
             bias.map_or(Epilogue::Gelu { before }, |bias| Epilogue::BiasGelu { bias, before })
         }

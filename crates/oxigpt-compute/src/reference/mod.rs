@@ -200,12 +200,15 @@ impl Reference {
                     self.give(dbias, dbias_c, accumulate);
                 }
             }
-            Op::LinearBackwardInput { dout, w, layout, dx } => {
+            Op::LinearBackwardInput { dout, w, layout, gelu, dx } => {
                 let (c, o) = (self.width(dx), self.width(dout));
-                self.set(
-                    dx,
-                    layers::linear_backward_input(&self.factor(dout), &self.factor(w), layout, c, o),
-                );
+                let mut dx_nc =
+                    layers::linear_backward_input(&self.factor(dout), &self.factor(w), layout, c, o);
+                if let Some((kind, before)) = gelu {
+                    let pairs = dx_nc.iter_mut().zip(self.real(before));
+                    pairs.for_each(|(dx, &x)| *dx *= layers::gelu_derivative(x, kind));
+                }
+                self.set(dx, dx_nc);
             }
             Op::LinearBackwardWeight { dout, x, layout, dw, dbias, accumulate_w, accumulate_bias } => {
                 let (c, o) = (self.width(x), self.width(dout));

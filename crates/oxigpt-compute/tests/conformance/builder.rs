@@ -86,6 +86,33 @@ fn backward_writes_the_adjoints_in_reverse() {
     assert_eq!(names(&b.finish()), expected);
 }
 
+/// The adjoint of a GELU rides on the product that reads its result, if nobody else does; and what it was applied to may have
+/// other readers.
+#[test]
+fn adjoints_of_gelu_ride_on_products() {
+    let adjoints = |read_twice: bool, sum_up: bool| {
+        let mut b = Builder::new();
+        let (x, _) = two_inputs(&mut b);
+        let [first, second, head] = ["first", "second", "head"].map(|name| b.parameter(name, &[4, 4]));
+        let up = b.linear(x, LinearWeights { w: first, bias: None });
+        let active = b.gelu(up, Gelu::Tanh);
+        let mut down = b.linear(active, LinearWeights { w: second, bias: None });
+        for more in [(read_twice, active), (sum_up, up)].into_iter().filter(|(wanted, _)| *wanted) {
+            down = b.add(down, more.1);
+        }
+        let targets = b.input_u32("targets", &[2, 3], 4);
+        let losses = b.classifier(down, head, targets, 4);
+        b.backward(&[(losses, 1.0)]);
+        let names = names(&b.finish());
+        names.into_iter().skip_while(|name| *name != "classifier").skip(1).collect::<Vec<_>>()
+    };
+    let [input, input_gelu, weight] =
+        ["linear_backward_input", "linear_backward_input_gelu", "linear_backward_weight"];
+    assert_eq!(adjoints(false, false), [input_gelu, weight, input, weight]);
+    assert_eq!(adjoints(true, false), [input, "add", weight, "gelu_backward", input, weight]);
+    assert_eq!(adjoints(false, true), [input_gelu, "add", weight, input, weight]);
+}
+
 /// What would only serve to find the gradient of a frozen weight is not computed, and nothing at all before the first
 /// trained one. A frozen weight has neither gradient nor moments.
 #[test]

@@ -209,6 +209,18 @@ fn linear(batch: usize, t: usize, c: usize, o: usize, with_bias: bool, gelu: Opt
     d.close(y_bto)
 }
 
+/// Two linear operators with a GELU in between, whose adjoint rides on the second's.
+fn mlp(batch: usize, t: usize, c: usize, o: usize, kind: Gelu) -> Case {
+    let mut d = Draft::new(format!("mlp {batch} {t} {c} {o} {kind:?}"));
+    let x_btc = d.normal("x", &[batch, t, c], 0.0, 2.0);
+    let [up, down] = [("up", [c, o]), ("down", [o, c])]
+        .map(|(name, shape)| LinearWeights { w: d.b.parameter(name, &shape), bias: None });
+    let y_bto = d.b.linear(x_btc, up);
+    let y_bto = d.b.gelu(y_bto, kind);
+    let z_btc = d.b.linear(y_bto, down);
+    d.close(z_btc)
+}
+
 fn unembed(batch: usize, t: usize, c: usize, words: usize) -> Case {
     let mut d = Draft::new(format!("unembed {batch} {t} {c} {words}"));
     let x_btc = d.normal("x", &[batch, t, c], 0.0, 1.0);
@@ -230,6 +242,8 @@ fn linear_on_awkward_shapes() {
     for (i, (batch, t, c, o)) in AWKWARD.into_iter().enumerate() {
         linear(batch, t, c, o, i % 2 == 0, GELUS[i % 5]).check();
         linear(1, o, t, c, i % 2 == 1, GELUS[(i + 2) % 5]).check();
+        mlp(batch, t, c, o, [Gelu::Tanh, Gelu::Erf][i % 2]).check();
+        mlp(1, o, t, 8 * c, [Gelu::Erf, Gelu::Tanh][i % 2]).check();
         unembed(batch, t, c, o).check();
     }
 }
@@ -266,6 +280,7 @@ proptest! {
         with_bias: bool, gelu in proptest::sample::select(&GELUS[..]),
     ) {
         linear(batch, t, c, o, with_bias, gelu).check();
+        mlp(batch, t, c, o, gelu.map_or(Gelu::Tanh, |(kind, _)| kind)).check();
         unembed(batch, t, c, o).check();
     }
 }

@@ -340,7 +340,7 @@ struct Matmul {
     int64_t aux_ld = 0;
 };
 
-enum { FLOAT = 0, BF16 = 14, WITH_BIAS = 4, GELU_AUX = 160, GELU_AUX_BIAS = 164 };
+enum { FLOAT = 0, BF16 = 14, WITH_BIAS = 4, GELU_AUX = 160, GELU_AUX_BIAS = 164, DGELU = 192 };
 
 static float get(int type, const void* matrix, size_t at) {
     if (type == FLOAT) return static_cast<const float*>(matrix)[at];
@@ -434,6 +434,9 @@ static std::vector<double> widened(const Layout& layout, const void* matrix, boo
     return wide;
 }
 
+/// The tanh that the approximate GELU is made of.
+static float tanh_of_gelu(float x) { return std::tanh(0.79788456f * (x + 0.044715f * x * x * x)); }
+
 /// Writes one number of a product, after all that happens to it.
 static void finish(const Matmul& desc, const Layout& layout, float sum, float keep, const void* c, void* d, size_t i,
                    size_t j) {
@@ -442,10 +445,14 @@ static void finish(const Matmul& desc, const Layout& layout, float sum, float ke
     if (desc.epilogue == WITH_BIAS || desc.epilogue == GELU_AUX_BIAS) {
         sum += get(layout.type, reinterpret_cast<void*>(desc.bias), i);
     }
-    if (desc.epilogue >= GELU_AUX) {
-        set(layout.type, reinterpret_cast<void*>(desc.aux), j * desc.aux_ld + i, sum);
-        const float u = 0.79788456f * (sum + 0.044715f * sum * sum * sum);
-        sum = 0.5f * sum * (1.0f + std::tanh(u));
+    void* const aux = reinterpret_cast<void*>(desc.aux);
+    const size_t aux_at = j * desc.aux_ld + i;
+    if (desc.epilogue == GELU_AUX || desc.epilogue == GELU_AUX_BIAS) {
+        set(layout.type, aux, aux_at, sum);
+        sum *= 0.5f * (1.0f + tanh_of_gelu(sum));
+    } else if (desc.epilogue == DGELU) {
+        const float x = get(layout.type, aux, aux_at), tanh = tanh_of_gelu(x);
+        sum *= 0.5f * (1.0f + tanh + x * (1.0f - tanh * tanh) * 0.79788456f * (1.0f + 3.0f * 0.044715f * x * x));
     }
     set(layout.type, d, at, sum);
 }

@@ -92,14 +92,14 @@ fn summary(steps: &Steps, peak: f64) -> String {
 
 fn operators(steps: &Steps, peak: f64) -> String {
     let mut text = format!(
-        "{:26}{:12}{:>10}{:>12}{:>10}{:>10}\n",
+        "{:28}{:12}{:>10}{:>12}{:>10}{:>10}\n",
         "operator", "part", "ms", "GFLOP/s", "of peak", "GB/s"
     );
     for op in &steps.ops {
         let share = format!("{:.0} %", op.cost.flops / op.ms * 1e5 / peak);
         let of_flops = |text: String| if op.cost.flops > 0.0 { text } else { String::new() };
         text += &format!(
-            "{:26}{:12}{:>10.3}{:>12}{:>10}{:>10.1}\n",
+            "{:28}{:12}{:>10.3}{:>12}{:>10}{:>10.1}\n",
             op.name,
             op.part.name(),
             op.ms,

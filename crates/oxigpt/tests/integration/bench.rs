@@ -46,22 +46,22 @@ fn table_of_operators() {
         --- stdout
         1 layers, N heads, width N N x N tokens, vocabulary N float32, cpu, N thread
 
-        operator                  part                ms     GFLOP/s   of peak      GB/s
-        embed                     forward N N
-        layer_norm                forward N N
-        linear                    forward N N N % N
-        attention                 forward N N N % N
-        add_layer_norm            forward N N
-        linear_gelu               forward N N N % N
-        classifier                classifier N N N % N
-        layer_norm_backward       backward N N
-        linear_backward_input     backward N N N % N
-        linear_backward_weight    backward N N N % N
-        gelu_backward             backward N N
-        attention_backward        backward N N N % N
-        embed_backward            backward N N
-        grad_norm                 update N N
-        adamw                     update N N
+        operator                    part                ms     GFLOP/s   of peak      GB/s
+        embed                       forward N N
+        layer_norm                  forward N N
+        linear                      forward N N N % N
+        attention                   forward N N N % N
+        add_layer_norm              forward N N
+        linear_gelu                 forward N N N % N
+        classifier                  classifier N N N % N
+        layer_norm_backward         backward N N
+        linear_backward_input_gelu  backward N N N % N
+        linear_backward_weight      backward N N N % N
+        linear_backward_input       backward N N N % N
+        attention_backward          backward N N N % N
+        embed_backward              backward N N
+        grad_norm                   update N N
+        adamw                       update N N
         --- stderr
         ");
     });

@@ -26,7 +26,7 @@ fn table() {
             recompute = none (none 26.0 MiB, gelu 18.5 MiB, block 9.03 MiB)
           to save from        256 KiB
 
-        work             3.88 GFLOP and 167 MiB moved in a step
+        work             3.88 GFLOP and 155 MiB moved in a step
         machine          [SPEED]
         time             [TIME]
         --- stderr
