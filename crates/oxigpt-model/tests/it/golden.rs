@@ -1,8 +1,9 @@
 //! Golden values: float64 PyTorch on two tiny models, with bias and tanh-GELU, and without and with erf; the first with
 //! every kind of attention.
 
+use oxigpt_compute::philox::Stream;
 use oxigpt_compute::{Data, Recompute, Session};
-use oxigpt_model::{Evaluate, TensorSource, TrainPlan, TrainShape, eval_plan};
+use oxigpt_model::{Evaluate, NamedTensor, NamedTensors, TensorSource, TrainPlan, TrainShape, eval_plan};
 
 use crate::support::*;
 
@@ -92,31 +93,63 @@ fn ten_steps_are_those_of_pytorch() {
     }
 }
 
-/// Why norms have slack for two kinds: in float64, ten steps from weights that differ in their last bit of float32 part
-/// by far more than rounding (pointwise-relu), or by much of the tolerance (pointwise-square), which float32 exceeds
-/// because it rounds at every step.
+/// How far the norms of ten steps are from those of PyTorch, the weights being `weights`.
+fn farthest_norm(target: &Target, case: &Case, weights: &NamedTensors) -> f64 {
+    let (mut session, train) = at_start(target, case, Recompute::None);
+    train.parameters.upload(&mut session, weights).unwrap();
+    let steps = ten_steps(&mut session, &train, case).into_iter().zip(expected_steps(case));
+    steps.map(|(found, expected)| (found[1] / expected[1] - 1.0).abs()).fold(0.0, f64::max)
+}
+
+/// Why norms have slack for two kinds: the first updates of AdamW divide gradients by their own size, so that rounding
+/// decides those of a weight whose gradient is about 0, and in which order numbers are summed decides the rounding. Among
+/// models that are the same but for the order of their channels, many are as near as is asked, whatever the kind, and
+/// some are not: PyTorch's own float32 has it so (`bench/orders.py`).
 #[test]
-fn what_a_last_bit_does_to_norms() {
-    let farthest = |name: &str| {
-        let case = cases().into_iter().find(|case| case.name.starts_with(name)).unwrap();
-        let moved = |seed: u32| {
-            let (mut session, train) = at_start(&REFERENCE, &case, Recompute::None);
-            let mut weights = case.weights();
-            for (i, x) in weights.values_mut().flat_map(|tensor| &mut tensor.data).enumerate() {
-                let is_up = (i as u32).wrapping_add(seed).wrapping_mul(2_654_435_761) >> 31 == 0;
-                *x = if is_up { x.next_up() } else { x.next_down() };
-            }
-            train.parameters.upload(&mut session, &weights).unwrap();
-            let found = ten_steps(&mut session, &train, &case);
-            let off = |(found, expected): ([f64; 2], [f64; 2])| (found[1] / expected[1] - 1.0).abs();
-            found.into_iter().zip(expected_steps(&case)).map(off).fold(0.0, f64::max)
-        };
-        (0..8).map(moved).fold(0.0, f64::max)
+fn norms_of_many_orders_are_those_of_pytorch() {
+    for case in cases() {
+        let in_order = |seed| farthest_norm(&CPU, &case, &in_another_order(&case.weights(), seed));
+        let mut found: Vec<_> = (1..10).map(in_order).collect();
+        found.sort_by(f64::total_cmp);
+        assert!(found[2] <= CPU.norm, "{}: {found:?}", case.name);
+        assert!(found[8] <= 1e-3, "{}: {found:?}", case.name);
+    }
+}
+
+/// The same model with the channels of its stream, and the hidden ones of its MLPs, in another order.
+fn in_another_order(weights: &NamedTensors, seed: u64) -> NamedTensors {
+    let order = |n: usize| {
+        let mut random = Stream::new(seed, n as u64);
+        let mut order: Vec<_> = (0..n).map(|i| (random.uniform(), i)).collect();
+        order.sort_by(|a, b| a.0.total_cmp(&b.0));
+        order.into_iter().map(|(_, i)| i).collect::<Vec<_>>()
     };
-    let [smooth, jumps, squares] = ["pointwise-gelu", "pointwise-relu.", "pointwise-square"].map(farthest);
-    assert!(smooth < 2e-6, "{smooth:.1e}");
-    assert!(jumps > 1e-4, "{jumps:.1e}");
-    assert!(squares > 5e-6, "{squares:.1e}");
+    let (stream, hidden) = (Some(order(32)), Some(order(128)));
+    let reordered = |(name, tensor): (&String, &NamedTensor)| {
+        let [rows, columns] = match name.trim_start_matches(|c: char| c != 'a' && c != 'm') {
+            "attn.c_attn.weight" => [&stream, &None],
+            "attn.c_attn.bias" => [&None, &None],
+            "mlp.c_fc.weight" => [&stream, &hidden],
+            "mlp.c_fc.bias" => [&None, &hidden],
+            "mlp.c_proj.weight" => [&hidden, &stream],
+            _ => [&None, &stream],
+        };
+        let width = tensor.shape[tensor.shape.len() - 1];
+        let from = |order: &Option<Vec<usize>>, i: usize| order.as_ref().map_or(i, |order| order[i]);
+        let place = |i: usize| from(rows, i / width) * width + from(columns, i % width);
+        let data = (0..tensor.data.len()).map(|i| tensor.data[place(i)]).collect();
+        (name.clone(), NamedTensor { shape: tensor.shape.clone(), data })
+    };
+    weights.iter().map(reordered).collect()
+}
+
+/// In float64 no order matters.
+#[test]
+fn another_order_is_the_same_model() {
+    for case in cases() {
+        let norm = farthest_norm(&REFERENCE, &case, &in_another_order(&case.weights(), 1));
+        assert!(norm <= REFERENCE.norm, "{}: {norm:.1e}", case.name);
+    }
 }
 
 #[test]

@@ -132,7 +132,7 @@ pub(crate) fn expected() -> Value {
 /// What multiplies two of the tolerances for a kind of attention.
 #[derive(Clone, Copy)]
 pub(crate) struct Slack {
-    /// Of norms in float32; `what_a_last_bit_does_to_norms` shows why.
+    /// Of norms in float32; `norms_of_many_orders_are_those_of_pytorch` shows why.
     norm: f64,
     /// Of gradients in bfloat16.
     gradient: f64,
