@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything to be seen on a machine with a GPU, in one report: what is there, conformance of every operator, golden values,
-# compute-sanitizer, the speed of a training step beside PyTorch's in the same run, of all four sizes, and of decoding, and
-# a whole training where there is a text.
+# compute-sanitizer, the speed of a training step beside PyTorch's in the same run, of attention by cuDNN and by our own
+# kernels, of all four sizes, and of decoding, and a whole training where there is a text.
 #
 #   bench/gpu_check.sh OXIGPT CONFORMANCE GOLDEN [REPORT]
 #
@@ -10,7 +10,7 @@
 # and tests/it/main.rs). Beside these it needs this checkout, python3 with torch, for the comparison and for NVIDIA's
 # libraries, and compute-sanitizer, which is left out where it is not installed.
 #
-# ONLY="machine conformance golden sanitizer speed sizes decoding training" does those parts alone, and adds to the report.
+# ONLY="machine conformance golden sanitizer speed attention sizes decoding training" does those parts alone, and adds to the report.
 # TINYSHAKESPEARE=FILE names the text of the training. STEP_SECONDS (900) is the longest that one command may take.
 set -uo pipefail
 
@@ -56,9 +56,14 @@ fi
 if asked conformance; then
     # Attention has hundreds of variants, each compiled once.
     step "conformance of attention" "$conformance" --test-threads=4 attention
+    step "conformance of attention, kernels of our own" \
+        env OXIGPT_CUDNN=off "$conformance" --test-threads=4 attention
     step "conformance of the rest" "$conformance" --test-threads=4 --skip attention
 fi
-asked golden && step "golden values" "$golden" golden
+if asked golden; then
+    step "golden values" "$golden" golden
+    step "golden values, kernels of our own" env OXIGPT_CUDNN=off "$golden" golden
+fi
 if asked sanitizer && command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
         step "compute-sanitizer $tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
@@ -80,6 +85,22 @@ if asked speed; then
         done
     done
     step "operators" "$oxigpt" bench ops "${ours[@]}" "${shape[@]}" --batch_size=32 --dtype=bfloat16
+fi
+# Forward, backward and whole steps: cuDNN's attention where `devices` finds it, and ours.
+if asked attention; then
+    while read -r n_head n_embd block_size batch; do
+        for cudnn in on off; do
+            step "operators, cuDNN $cudnn, $n_head heads of $((n_embd / n_head)), $batch x $block_size tokens" \
+                env OXIGPT_CUDNN=$cudnn "$oxigpt" bench ops "${ours[@]}" --n_layer=4 --n_head="$n_head" \
+                --n_embd="$n_embd" --block_size="$block_size" --bias=true --batch_size="$batch" --dtype=bfloat16
+        done
+    done <<'SHAPES'
+12 768 1024 32
+12 768 1024 64
+6 768 1024 32
+12 768 4096 8
+25 1600 1024 8
+SHAPES
 fi
 if asked sizes; then
     while read -r name n_layer n_head n_embd batch; do

@@ -37,6 +37,11 @@ pub trait Backend: Send {
     /// Takes a plan and allocates everything that executing it will need, zeroed.
     fn prepare(&mut self, plan: Arc<Plan>) -> Result<(), Error>;
 
+    /// Who does the attention of the plan at hand, where that depends on what the machine has.
+    fn attention(&self) -> Option<String> {
+        None
+    }
+
     /// Bytes that the plan takes of this backend's memory, once prepared.
     fn memory_bytes(&self) -> usize;
 

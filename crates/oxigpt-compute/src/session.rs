@@ -39,6 +39,11 @@ impl Session {
         self.backend.name()
     }
 
+    /// Who does attention, where that depends on what the machine has.
+    pub fn attention(&self) -> Option<String> {
+        self.backend.attention()
+    }
+
     /// All memory that the session holds: tensors, and what the backend takes beside them.
     pub fn memory_bytes(&self) -> usize {
         self.backend.memory_bytes()

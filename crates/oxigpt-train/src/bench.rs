@@ -65,6 +65,8 @@ pub struct Steps {
     pub tokens: usize,
     /// Bytes of the plan and of what the backend takes beside it.
     pub memory_bytes: usize,
+    /// Who does attention, where that depends on what the machine has.
+    pub attention: Option<String>,
 }
 
 impl Steps {
@@ -125,8 +127,13 @@ pub fn time_steps(
     }
     step_ms = step_ms[warm_up..warm_up + n_steps].to_vec();
     step_ms.sort_by(f64::total_cmp);
-    let (ops, memory_bytes) = (shares(&session, &handles), session.memory_bytes());
-    Ok(Steps { step_ms, ops, tokens: shape.targets_per_step, memory_bytes })
+    Ok(Steps {
+        step_ms,
+        ops: shares(&session, &handles),
+        tokens: shape.targets_per_step,
+        memory_bytes: session.memory_bytes(),
+        attention: session.attention(),
+    })
 }
 
 fn random_tokens(n: usize, vocab_size: usize, seed: u64) -> Vec<u32> {

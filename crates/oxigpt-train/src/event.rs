@@ -70,6 +70,9 @@ pub struct Started {
     pub backend: &'static str,
     /// What it runs on, for people.
     pub machine: String,
+    /// Who does attention, where that depends on what the machine has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<String>,
     /// With how many threads.
     pub threads: usize,
     /// Weights of the model.

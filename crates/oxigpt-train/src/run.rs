@@ -362,6 +362,7 @@ impl<'a> Run<'a> {
             version: env!("CARGO_PKG_VERSION"),
             backend: trainer.session.backend_name(),
             machine: settings.machine().name(),
+            attention: trainer.session.attention(),
             threads: settings.machine().threads(),
             parameters: estimate.parameters.total,
             trained_parameters: estimate.trained,

@@ -211,6 +211,9 @@ fn table(started: &Started) -> String {
         "machine",
         format!("{}, {} in matrix products", started.machine, metric(started.peak_flops_per_s, "FLOP/s")),
     );
+    if let Some(attention) = &started.attention {
+        row("attention", format!("by {attention}"));
+    }
     row("memory", bytes(started.memory_bytes as f64));
     for (role, size) in started.memory.iter().filter(|(_, size)| **size > 0) {
         row("", format!("{role:12} {:>10}", bytes(*size as f64)));

@@ -1,5 +1,7 @@
-//! Causal attention by kernels of ours: on tensor cores in bfloat16, on ordinary ones in float32.
+//! Causal attention: by cuDNN where it can, else by kernels of ours, on tensor cores in bfloat16 and on ordinary ones in
+//! float32.
 
+use super::cudnn;
 use super::driver::Argument;
 use super::error::CudaError;
 use super::kernels::{AttentionVariant, File, Variant};
@@ -11,16 +13,17 @@ use crate::{Activation, AttentionKind, AttentionScale, Dropout, Op, Places, Plan
 const WIDEST: [usize; 3] = [128, 256, 1024];
 
 /// Sizes of an attention.
-#[derive(Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    t: usize,
-    heads: usize,
-    d: usize,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    pub(super) t: usize,
+    pub(super) heads: usize,
+    /// Width of a head.
+    pub(super) d: usize,
 }
 
 impl Sizes {
-    fn of(plan: &Plan, qkv: TensorId, heads: usize) -> Sizes {
+    pub(super) fn of(plan: &Plan, qkv: TensorId, heads: usize) -> Sizes {
         let shape = &plan.tensor(qkv).shape;
         Sizes { batch: shape[0], t: shape[1], heads, d: shape[2] / 3 / heads }
     }
@@ -115,6 +118,9 @@ fn number_of(activation: Activation) -> u32 {
 
 /// Puts an attention on the stream.
 pub(super) fn operator(launcher: &mut Launcher, op: &Op) -> Result<(), CudaError> {
+    if let Some(done) = cudnn::operator(launcher, op) {
+        return done;
+    }
     match *op {
         Op::Attention { qkv, n_head, kind, ref dropout, out, lse, range } => {
             let sizes = Sizes::of(&launcher.prepared.plan, qkv, n_head);

@@ -99,6 +99,11 @@ impl CublasLt {
         Ok(CublasLt { api, path: library.path, version })
     }
 
+    /// Major version of the CUDA that it belongs to.
+    pub(super) fn cuda_major(&self) -> i32 {
+        self.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default()
+    }
+
     fn check(&self, call: &'static str, status: c_int) -> Result<(), CudaError> {
         if status == 0 {
             return Ok(());

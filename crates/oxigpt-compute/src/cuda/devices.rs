@@ -1,9 +1,11 @@
 //! What a machine has of what the CUDA backend needs.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::blas::CublasLt;
-use super::driver::{Driver, GpuInfo};
+use super::cudnn::{Attentions, CudnnLibrary};
+use super::driver::{Driver, Gpu, GpuInfo};
 use super::error::CudaError;
 use super::library::{Library, Places};
 use super::nvrtc::Nvrtc;
@@ -19,7 +21,7 @@ pub struct LibraryReport {
 
 /// What was found, piece by piece.
 pub struct Report {
-    /// Each library that the backend opens, and the CUDA version that the driver supports.
+    /// Each library that the backend opens if it is there, and the CUDA version that the driver supports.
     pub libraries: Vec<(Library, Result<LibraryReport, CudaError>)>,
     /// Every GPU that the driver shows; `None` without a driver.
     pub gpus: Option<Result<Vec<GpuInfo>, CudaError>>,
@@ -29,7 +31,8 @@ impl Report {
     /// Whether the backend can be used with a GPU of the list.
     pub fn is_complete(&self) -> bool {
         let has_gpu = matches!(&self.gpus, Some(Ok(gpus)) if !gpus.is_empty());
-        has_gpu && self.libraries.iter().all(|(_, found)| found.is_ok())
+        let is_there = |(library, found): &(Library, Result<_, _>)| library.is_optional() || found.is_ok();
+        has_gpu && self.libraries.iter().all(is_there)
     }
 }
 
@@ -43,6 +46,21 @@ pub fn gpu(index: usize) -> Result<GpuInfo, CudaError> {
     gpus.into_iter().nth(index).ok_or(CudaError::NoSuchDevice { index, count })
 }
 
+/// Who would do the attention of a GPT-2 in bfloat16 on a GPU, and why.
+///
+/// # Errors
+/// Where there is no such GPU, or not all that using one takes.
+pub fn attention(index: usize) -> Result<String, CudaError> {
+    let places = Places::of_environment();
+    let driver = Driver::open(&places)?;
+    let cublaslt = CublasLt::open(&places, driver.major())?;
+    let gpu = Gpu::open(driver, index)?;
+    Ok(match CudnnLibrary::open(&places, cublaslt.cuda_major()) {
+        Ok(library) => Attentions::of_gpt2(&gpu, &Arc::new(library)).said(),
+        Err(error) => format!("{} ({error})", Attentions::default().said()),
+    })
+}
+
 /// Looks for everything that the backend needs, in the places where it would.
 pub fn report() -> Report {
     of_places(&Places::of_environment())
@@ -53,6 +71,8 @@ pub(super) fn of_places(places: &Places) -> Report {
     // Without a driver, the newest versions are looked for.
     let major = driver.as_ref().map_or(i32::MAX, Driver::major);
     let gpus = driver.as_ref().ok().map(Driver::gpus);
+    let cublaslt = CublasLt::open(places, major);
+    let cuda_major = cublaslt.as_ref().map_or(major, CublasLt::cuda_major);
     let libraries = vec![
         (
             Library::Driver,
@@ -66,9 +86,10 @@ pub(super) fn of_places(places: &Places) -> Report {
             Nvrtc::open(places, major)
                 .map(|found| LibraryReport { path: found.path, version: found.version }),
         ),
+        (Library::CublasLt, cublaslt.map(|found| LibraryReport { path: found.path, version: found.version })),
         (
-            Library::CublasLt,
-            CublasLt::open(places, major)
+            Library::Cudnn,
+            CudnnLibrary::open(places, cuda_major)
                 .map(|found| LibraryReport { path: found.path, version: found.version }),
         ),
     ];

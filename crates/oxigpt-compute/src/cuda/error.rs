@@ -107,6 +107,33 @@ pub enum CudaError {
         /// What can be done.
         widest: usize,
     },
+    /// A cuDNN older than the attention that we ask for.
+    #[error("{} is cuDNN {version}, but 9.10 is needed", path.display())]
+    OldCudnn {
+        /// The library.
+        path: PathBuf,
+        /// Its version.
+        version: String,
+    },
+    /// A cuDNN for another CUDA than that of the other libraries.
+    #[error("{} was built for CUDA {found}, but the other libraries are of CUDA {needed}", path.display())]
+    OtherCuda {
+        /// The library.
+        path: PathBuf,
+        /// Major version that it was built for.
+        found: usize,
+        /// Major version of cuBLASLt.
+        needed: i32,
+    },
+    /// Whoever runs this does not want cuDNN.
+    #[error("OXIGPT_CUDNN=off")]
+    Unwanted,
+    /// cuDNN could do an attention, but not as we want it.
+    #[error("cuDNN does not suit: {reason}")]
+    Refused {
+        /// What is amiss.
+        reason: String,
+    },
     /// cuBLASLt knows no way to do a product.
     #[error("cuBLASLt has no algorithm for the product {product}")]
     NoAlgorithm {
@@ -137,6 +164,8 @@ impl CudaError {
             CudaError::Call { .. } => {
                 "nvidia-smi shows whether the GPU is well; compute-sanitizer finds what a kernel did wrong"
             }
+            CudaError::OldCudnn { .. } | CudaError::OtherCuda { .. } => Library::Cudnn.remedy(),
+            CudaError::Unwanted | CudaError::Refused { .. } => return None,
             CudaError::WideHead { .. } => "use more heads (n_head), or --device=cpu",
             CudaError::Compile { .. } | CudaError::NoAlgorithm { .. } => {
                 "this is a mistake of ours or a version that we do not know: please report it with the \

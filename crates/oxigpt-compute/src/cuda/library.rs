@@ -36,6 +36,9 @@ const SYSTEM_DIRS: [&str; 10] = [
 /// Newest and oldest major version of CUDA that we know how to talk to.
 const CUDA_MAJORS: std::ops::RangeInclusive<i32> = 12..=13;
 
+/// Parts of cuDNN that graphs need.
+const CUDNN_PARTS: [&str; 4] = ["graph", "engines_precompiled", "engines_runtime_compiled", "heuristic"];
+
 /// One of NVIDIA's libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
@@ -45,6 +48,8 @@ pub enum Library {
     Nvrtc,
     /// Matrix products.
     CublasLt,
+    /// Attention; optional.
+    Cudnn,
 }
 
 impl Library {
@@ -58,7 +63,13 @@ impl Library {
             Library::Driver => vec!["libcuda.so.1".into()],
             Library::Nvrtc => by_cuda("libnvrtc"),
             Library::CublasLt => by_cuda("libcublasLt"),
+            Library::Cudnn => vec!["libcudnn.so.9".into()],
         }
+    }
+
+    /// Whether everything works without it.
+    pub fn is_optional(self) -> bool {
+        self == Library::Cudnn
     }
 
     /// A name for programs.
@@ -67,6 +78,7 @@ impl Library {
             Library::Driver => "driver",
             Library::Nvrtc => "nvrtc",
             Library::CublasLt => "cublaslt",
+            Library::Cudnn => "cudnn",
         }
     }
 
@@ -85,6 +97,10 @@ impl Library {
                 "`pip install nvidia-cublas` (nvidia-cublas-cu12 for CUDA 12) in the Python environment \
                  at hand, or name the directory of the library in OXIGPT_CUDA_PATH"
             }
+            Library::Cudnn => {
+                "nothing fails without it; for faster attention, `pip install nvidia-cudnn-cu13` \
+                 (nvidia-cudnn-cu12 for CUDA 12), or name its directory in OXIGPT_CUDA_PATH"
+            }
         }
     }
 }
@@ -95,6 +111,7 @@ impl fmt::Display for Library {
             Library::Driver => "NVIDIA driver",
             Library::Nvrtc => "NVRTC",
             Library::CublasLt => "cuBLASLt",
+            Library::Cudnn => "cuDNN",
         })
     }
 }
@@ -204,6 +221,13 @@ impl Opened {
             builtins.for_each(|path| drop(open_globally(&path)));
         }
         let library = open_globally(path).map_err(|error| with_causes(&error))?;
+        // cuDNN asks for its parts by name alone, and ends the process where it does not find one.
+        if is_named(path, "libcudnn.so") {
+            for part in CUDNN_PARTS {
+                let part = path.with_file_name(format!("libcudnn_{part}.so.9"));
+                open_globally(&part).map_err(|error| with_causes(&error))?;
+            }
+        }
         Ok(Opened { path: path.to_owned(), library })
     }
 

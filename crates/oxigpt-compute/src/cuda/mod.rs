@@ -2,7 +2,8 @@
 //!
 //! Nothing of CUDA is needed to build or to start: the driver, the compiler NVRTC and cuBLASLt are opened when a backend is
 //! made, and every one of them that is missing is an error that says where it was looked for. Matrix products are
-//! cuBLASLt's, everything else is a kernel of ours (`kernels/`), compiled for the GPU at hand and kept on disk.
+//! cuBLASLt's, softmax attention in bfloat16 is cuDNN's where it is found, and everything else is a kernel of ours
+//! (`kernels/`), compiled for the GPU at hand and kept on disk.
 //!
 //! Operators are put on the stream and not waited for. What goes wrong in one is told by the next download. Preparing
 //! rehearses every phase on zeros: so kernels are compiled, algorithms chosen, and nothing is left to find out later.
@@ -10,6 +11,7 @@
 mod attention;
 mod blas;
 mod cache;
+mod cudnn;
 mod devices;
 mod driver;
 mod element;
@@ -28,7 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use devices::{LibraryReport, Report, gpu, report};
+pub use devices::{LibraryReport, Report, attention, gpu, report};
 pub use driver::GpuInfo;
 pub use error::CudaError;
 pub use library::Library;
@@ -37,6 +39,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 
 use blas::{Blas, CublasLt};
 use cache::Cache;
+use cudnn::{Attentions, CudnnLibrary};
 use driver::{Driver, Gpu, Graph, Memory};
 use kernels::Kernels;
 use launch::Launcher;
@@ -64,6 +67,8 @@ pub struct Cuda {
     prepared: Option<Prepared>,
     kernels: Kernels,
     blas: Blas,
+    /// Where there is one.
+    cudnn: Option<Arc<CudnnLibrary>>,
     gpu: Arc<Gpu>,
     cache: Cache,
     /// The first error of an operator: nothing after it means anything.
@@ -79,6 +84,7 @@ struct Prepared {
     copies: Memory,
     scratch: Memory,
     tables: Tables,
+    attentions: Attentions,
 }
 
 impl Cuda {
@@ -95,9 +101,11 @@ impl Cuda {
         let major = driver.major();
         let gpu = Gpu::open(driver, options.index)?;
         let kernels = Kernels::new(gpu.clone(), Nvrtc::open(places, major)?)?;
-        let blas = Blas::new(gpu.clone(), CublasLt::open(places, major)?, options.tf32)?;
+        let cublaslt = CublasLt::open(places, major)?;
+        let cudnn = CudnnLibrary::open(places, cublaslt.cuda_major()).ok().map(Arc::new);
+        let blas = Blas::new(gpu.clone(), cublaslt, options.tf32)?;
         let cache = Cache::new(options.cache);
-        Ok(Cuda { prepared: None, kernels, blas, gpu, cache, failure: None })
+        Ok(Cuda { prepared: None, kernels, blas, cudnn, gpu, cache, failure: None })
     }
 
     /// The GPU.
@@ -173,6 +181,12 @@ impl Backend for Cuda {
         "cuda"
     }
 
+    fn attention(&self) -> Option<String> {
+        let Prepared { plan, attentions, .. } = self.prepared();
+        let mut ops = plan.phases().flat_map(|(_, phase)| &phase.ops);
+        ops.any(|op| matches!(op, Op::Attention { .. })).then(|| attentions.said())
+    }
+
     fn prepare(&mut self, plan: Arc<Plan>) -> Result<(), Error> {
         // The memory of a plan before this one.
         self.prepared = None;
@@ -181,13 +195,15 @@ impl Backend for Cuda {
         let layout = Layout::of(&plan);
         let arena = self.gpu.allocate(layout.arena_bytes)?;
         let copies = self.gpu.allocate(layout.copy_bytes)?;
-        let scratch = self.gpu.allocate(operators::scratch_bytes(&plan))?;
+        let planned = |library| Attentions::new(&plan, &layout, &self.gpu, library);
+        let attentions = self.cudnn.as_ref().map(planned).unwrap_or_default();
+        let scratch = self.gpu.allocate(scratch_bytes(&plan, &layout))?;
         let addresses = |id: TensorId| {
             (arena.at(layout.offset(id)), layout.copy(id).map_or(0, |offset| copies.at(offset)))
         };
         let tables = Tables::new(&self.gpu, &plan, addresses)?;
         let graphs = plan.phases().map(|_| None).collect();
-        self.prepared = Some(Prepared { graphs, plan, layout, arena, copies, scratch, tables });
+        self.prepared = Some(Prepared { graphs, plan, layout, arena, copies, scratch, tables, attentions });
         Ok(self.rehearse()?)
     }
 
@@ -275,6 +291,11 @@ impl Backend for Cuda {
     }
 }
 
+/// Bytes of scratch memory that the operators of a plan need at most, whoever does its attention.
+fn scratch_bytes(plan: &Plan, layout: &Layout) -> usize {
+    operators::scratch_bytes(plan).max(cudnn::scratch_bytes(plan, layout))
+}
+
 /// Bytes that a plan takes of a GPU's memory, by role. Activations share one region; what the backend takes beside the
 /// tensors is [`Role::Workspace`].
 pub fn memory_by_role(plan: &Plan) -> BTreeMap<Role, usize> {
@@ -285,7 +306,7 @@ pub fn memory_by_role(plan: &Plan) -> BTreeMap<Role, usize> {
     }
     let lasting: usize = by_role.values().sum();
     by_role.insert(Role::Activation, layout.arena_bytes - lasting);
-    let own = layout.copy_bytes + operators::scratch_bytes(plan) + blas::WORKSPACE_BYTES;
+    let own = layout.copy_bytes + scratch_bytes(plan, &layout) + blas::WORKSPACE_BYTES;
     by_role.insert(Role::Workspace, own);
     by_role
 }

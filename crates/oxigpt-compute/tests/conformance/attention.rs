@@ -31,7 +31,7 @@ fn kind_slack(kind: AttentionKind, deviation: f64) -> f64 {
     of_scores * deviation * deviation
 }
 
-fn attention(
+pub(crate) fn attention(
     kind: AttentionKind,
     (batch, t, n_head, d_head): (usize, usize, usize, usize),
     p: f32,

@@ -176,10 +176,15 @@ impl Case {
     }
 
     fn check_precision(&self) {
+        self.check_on(&backends());
+    }
+
+    /// The comparison on some backends alone, in the precision of the plan.
+    pub(crate) fn check_on(&self, rows: &[Row]) {
         let precision = self.plan.precision();
         let expected = self.run(|| Box::new(Reference::new()));
-        for row in backends() {
-            self.lockstep(&row);
+        for row in rows {
+            self.lockstep(row);
             let (label, make) = row.variants[0];
             let found = self.run(make);
             let whole_step = row.whole_step[precision as usize];

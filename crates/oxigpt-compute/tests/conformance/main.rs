@@ -9,6 +9,8 @@
 mod attention;
 mod builder;
 mod case;
+#[cfg(unix)]
+mod cudnn;
 mod gpt;
 mod gradients;
 mod masks;

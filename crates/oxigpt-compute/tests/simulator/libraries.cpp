@@ -1,4 +1,4 @@
-// NVIDIA's driver, NVRTC and cuBLASLt, as far as src/cuda calls them, on a machine without a GPU.
+// NVIDIA's driver, NVRTC and cuBLASLt, as far as src/cuda calls them, on a machine without a GPU. (cuDNN: cudnn.cpp.)
 //
 // One library stands under all three names. Device memory is the process's own; NVRTC hands a kernel's source to the
 // C++ compiler of the machine, after machine.h; a launch runs it at once, on the calling thread; a product is three
@@ -44,7 +44,7 @@ struct Stream {
 };
 
 /// Does it, or keeps it for later if the stream is being recorded.
-static int put(Handle stream, std::function<void()> work) {
+int put(Handle stream, std::function<void()> work) {
     Stream* on = static_cast<Stream*>(stream);
     if (on && on->recording) {
         on->recording->push_back(std::move(work));

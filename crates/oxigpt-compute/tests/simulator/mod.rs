@@ -9,7 +9,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Once, OnceLock};
 
-const NAMES: [&str; 3] = ["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so.13"];
+const NAMES: [&str; 8] = [
+    "libcuda.so.1",
+    "libnvrtc.so.13",
+    "libcublasLt.so.13",
+    "libcudnn.so.9",
+    "libcudnn_graph.so.9",
+    "libcudnn_engines_precompiled.so.9",
+    "libcudnn_engines_runtime_compiled.so.9",
+    "libcudnn_heuristic.so.9",
+];
 
 /// How kernels are compiled.
 const KERNEL_FLAGS: &str =
@@ -51,7 +60,7 @@ fn build() -> PathBuf {
         .arg(quoted("COMPILER", &format!("{compiler} {KERNEL_FLAGS}")))
         .arg(quoted("MACHINE", sources.join("machine.h").to_str().unwrap()))
         .arg(quoted("SCRATCH", kernels.to_str().unwrap()))
-        .args(["libraries.cpp", "machine.cpp"].map(|file| sources.join(file)))
+        .args(["libraries.cpp", "cudnn.cpp", "machine.cpp"].map(|file| sources.join(file)))
         .arg("-o")
         .arg(dir.join(NAMES[0]))
         .arg("-ldl")

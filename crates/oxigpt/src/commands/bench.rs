@@ -84,6 +84,7 @@ fn summary(steps: &Steps, peak: f64) -> String {
         ),
         format!("memory           {:>14}\n", bytes(steps.memory_bytes as f64)),
     ];
+    rows.extend(steps.attention.iter().map(|who| format!("attention        by {who}\n")));
     rows.extend(peak_memory().map(|peak| format!("peak memory      {:>14}\n", bytes(peak))));
     rows.push("\n".into());
     rows.extend(Part::ALL.map(|part| format!("{:17}{:>10.2} ms\n", part.name(), steps.part_ms(part))));
@@ -130,6 +131,7 @@ fn json_of(steps: &Steps, peak: f64) -> Value {
         "peak_gflops": peak / 1e9,
         "memory_bytes": steps.memory_bytes,
         "peak_memory_bytes": peak_memory(),
+        "attention": steps.attention,
         "parts": parts,
         "ops": steps.ops.iter().map(op).collect::<Vec<_>>(),
     })

@@ -13,16 +13,19 @@ use crate::report::bytes;
 /// Prints what is found here.
 pub(crate) fn run(args: &DevicesArgs) -> Result<()> {
     let report = cuda::report();
+    let attention = report.is_complete().then(|| cuda::attention(0)).and_then(Result::ok);
+    let attention = attention.as_deref();
     let mut out = io::stdout().lock();
     if args.json {
-        writeln!(out, "{}", json_of(&report))?;
+        writeln!(out, "{}", json_of(&report, attention))?;
     } else {
-        write!(out, "{}", table(&report))?;
+        write!(out, "{}", table(&report, attention))?;
     }
     Ok(())
 }
 
-fn json_of(report: &Report) -> Value {
+/// `attention`: who would do it on the first GPU.
+fn json_of(report: &Report, attention: Option<&str>) -> Value {
     let absent = |error: &CudaError| json!({ "error": error.to_string(), "hint": error.hint() });
     let library = |found: &Result<LibraryReport, CudaError>| match found {
         Ok(found) => json!({ "version": found.version, "path": found.path }),
@@ -39,6 +42,7 @@ fn json_of(report: &Report) -> Value {
         "cpu": { "threads": cpu().threads() },
         "libraries": libraries,
         "gpus": gpus,
+        "attention": attention,
         "cuda": report.is_complete(),
     })
 }
@@ -53,7 +57,7 @@ fn gpu_json(gpu: &GpuInfo) -> Value {
     })
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &Report, attention: Option<&str>) -> String {
     let mut text = format!("cpu             {} threads\n", cpu().threads());
     let mut row = |name: &str, found: String| text += &format!("{name:16}{found}\n");
     let mut hints = Vec::new();
@@ -78,6 +82,9 @@ fn table(report: &Report) -> String {
     }
     if let Some(Err(error)) = &report.gpus {
         row("cuda", absent(error));
+    }
+    if let Some(who) = attention {
+        row("attention", format!("softmax in bfloat16: {who}"));
     }
     text += if report.is_complete() {
         "--device=cuda computes on the first GPU\n"

@@ -46,6 +46,10 @@ fn training_repeats_itself_and_agrees_with_the_cpu() {
             |out: &str, more: &[&str]| train(&place, out, &[&["--device=cuda", &dtype_key], more].concat());
         let said = on_gpu("once", &[]);
         assert!(said.contains("cuda:0, simulated GPU"), "{said}");
+        // With dropout, cuDNN is for evaluations.
+        let by =
+            if dtype == "bfloat16" { "cuDNN 9.19.0 and kernels of our own" } else { "by kernels of our own" };
+        assert!(said.contains(by), "{dtype}: {said}");
         on_gpu("again", &[]);
         on_gpu("halved", &["--max_iters=3"]);
         on_gpu("halved", &["--init_from=resume"]);
@@ -58,6 +62,22 @@ fn training_repeats_itself_and_agrees_with_the_cpu() {
             fs_err::remove_dir_all(place.path().join(out)).unwrap();
         }
     }
+}
+
+/// What is found is told, who does attention with it, and why where it is not cuDNN.
+#[test]
+fn devices_say_who_does_attention() {
+    if !is_simulated() {
+        return;
+    }
+    let place = Place::new();
+    let said = run(&place, &["devices"]);
+    assert!(said.contains("attention       softmax in bfloat16: cuDNN 9.19.0\n"), "{said}");
+    let mut command = place.command(&["devices"]);
+    command.env("OXIGPT_CUDA_PATH", simulator::directory()).env("OXIGPT_CUDNN", "off");
+    let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let own = "attention       softmax in bfloat16: kernels of our own (OXIGPT_CUDNN=off)\n";
+    assert!(said.contains(own) && said.contains("--device=cuda computes on the first GPU"), "{said}");
 }
 
 /// Steps are timed as they run, and operators apart from them.

@@ -6,6 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::*;
+use crate::cuda::cudnn::CudnnLibrary;
 use crate::cuda::devices;
 use crate::cuda::driver::Driver;
 use crate::cuda::nvrtc::Nvrtc;
@@ -97,13 +98,51 @@ fn a_library_that_lacks_a_function_is_named() {
     assert!(message.starts_with(&start), "{message}");
 }
 
-/// A driver whose every function answers like that of a machine without a GPU.
-fn driver(dir: &TempDir, version: &str) -> Option<Places> {
-    let source = fs_err::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/cuda/driver.rs")).unwrap();
-    let names = source.match_indices(" = cu").map(|(at, _)| {
+/// cuDNN is refused where it is too old, for another CUDA, not whole, or lacks a function; and nothing needs it.
+#[test]
+fn a_cudnn_that_does_not_fit_is_refused() {
+    let refused = |defines: &[&str], parts: &[&str], source: &str| {
+        let dir = TempDir::new().unwrap();
+        for name in ["", "_graph", "_engines_precompiled", "_engines_runtime_compiled", "_heuristic"] {
+            if !parts.contains(&name) {
+                library(&dir.path().join(format!("libcudnn{name}.so.9")), source, defines)?;
+            }
+        }
+        let found = CudnnLibrary::open(&Places::new(vec![dir.path().into()]), 13);
+        Some(refusal(found).replace(dir.path().to_str().unwrap(), "DIR"))
+    };
+    let source = functions_of(include_str!("../cudnn.rs"), " = cudnn")
+        .filter(|name| !["cudnnGetVersion", "cudnnGetCudartVersion"].contains(name))
+        .map(|name| format!("int {name}() {{ return 0; }}\n"))
+        .collect::<String>()
+        + "long cudnnGetVersion() { return VERSION; } long cudnnGetCudartVersion() { return CUDA; }";
+    let remedy = Library::Cudnn.remedy();
+    let Some(message) = refused(&["-DVERSION=90501", "-DCUDA=13000"], &[], &source) else { return };
+    assert_eq!(message, format!("DIR/libcudnn.so.9 is cuDNN 9.5.1, but 9.10 is needed | {remedy}"));
+    let message = refused(&["-DVERSION=91900", "-DCUDA=12080"], &[], &source).unwrap();
+    let expected = "DIR/libcudnn.so.9 was built for CUDA 12, but the other libraries are of CUDA 13";
+    assert_eq!(message, format!("{expected} | {remedy}"));
+    let message = refused(&["-DVERSION=91900", "-DCUDA=13000"], &["_graph"], &source).unwrap();
+    let start = "the cuDNN library cannot be loaded: DIR/libcudnn_graph.so.9";
+    assert!(message.starts_with(start), "{message}");
+    let message = refused(&[], &[], "long cudnnGetVersion() { return 91900; }").unwrap();
+    assert!(message.starts_with("DIR/libcudnn.so.9 has no function `cudnnGetCudartVersion` | "), "{message}");
+    let message = refusal(CudnnLibrary::open(&Places::new(vec![]), 13));
+    assert!(message.starts_with("no cuDNN was found: looked for libcudnn.so.9 in"), "{message}");
+    assert!(message.contains("nothing fails without it"), "{message}");
+}
+
+/// The functions that a file declares, whose names begin as given.
+fn functions_of<'a>(source: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
+    source.match_indices(start).map(|(at, _)| {
         let name = &source[at + 3..];
         &name[..name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap()]
-    });
+    })
+}
+
+/// A driver whose every function answers like that of a machine without a GPU.
+fn driver(dir: &TempDir, version: &str) -> Option<Places> {
+    let names = functions_of(include_str!("../driver.rs"), " = cu");
     let known = ["cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString"];
     let others =
         names.filter(|name| !known.contains(name)).map(|name| format!("int {name}() {{ return 100; }}\n"));
