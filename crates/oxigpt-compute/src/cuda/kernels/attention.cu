@@ -322,24 +322,14 @@ attention(act* out, float* stats, const act* qkv, int t, int heads, float scale,
         }
         const float below = row_sum(ranges[r].below), lowest = -row_max(-ranges[r].lowest);
         if (threadIdx.x % 4 != 0 || row >= t) continue;
-        if (KIND == SOFTMAX) place.in_stats(stats)[row] = LN_2 * (largest[r] + log2f(total));
-        if (KIND == GAUSSIAN_POLY && stats) {
-            place.in_stats((float2*)stats)[row] = make_float2(below, lowest);
-        }
+        write_stats(stats, place, row, LN_2 * (largest[r] + log2f(total)), Range{below, lowest});
     }
     write_rows(place.in_out(out), place.width(), first + own, t, own_tile, acc);
 }
 
 // ---- adjoint ----
 
-/// What a pair of query and key needs beside its dot products; lse is in base 2 here.
-struct Pair {
-    bool seen;
-    float lse, delta, q_squared, k_squared, out_scale, factor;
-};
-
-/// From the dot products s = q . k and dp = dout . v of a tile: s becomes the weights that v was multiplied by, dp the
-/// gradient of the scores. `at(n, k)` gives what belongs to the pair.
+/// `weight_and_gradient` of a tile. `at(n, k)` gives what belongs to a pair; its lse is in base 2 here.
 template <class At>
 __device__ __forceinline__ void weights_and_gradients(float (&s)[N / 8][4], float (&dp)[N / 8][4], float scale,
                                                       const At& at) {
@@ -348,16 +338,8 @@ __device__ __forceinline__ void weights_and_gradients(float (&s)[N / 8][4], floa
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             const Pair pair = at(n, k);
-            const float dropped = DROPOUT ? pair.factor : 1.0f;
-#if KIND == SOFTMAX
-            const float weight = pair.seen ? exp2_approx(scale * LOG2_E * s[n][k] - pair.lse) : 0.0f;
-            dp[n][k] = weight * (dropped * dp[n][k] - pair.delta);
-#else
-            float slope, weight = weight_with_slope(score(s[n][k], pair.q_squared, pair.k_squared, scale), slope);
-            weight = pair.seen ? weight * pair.out_scale : 0.0f;
-            dp[n][k] = pair.seen ? slope * dropped * pair.out_scale * dp[n][k] : 0.0f;
-#endif
-            s[n][k] = dropped * weight;
+            const float softmax = KIND == SOFTMAX ? exp2_approx(scale * LOG2_E * s[n][k] - pair.lse) : 0.0f;
+            weight_and_gradient(s[n][k], dp[n][k], scale, pair, softmax);
         }
     }
 }

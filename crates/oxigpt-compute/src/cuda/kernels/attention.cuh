@@ -122,6 +122,33 @@ struct Range {
     }
 };
 
+/// Writes what is told about row `i`: the logarithm of its sum of exponentials, or what a polynomial tells.
+__device__ __forceinline__ void write_stats(float* stats, const Place& place, int i, float lse, const Range& range) {
+    if (KIND == SOFTMAX) place.in_stats(stats)[i] = lse;
+    if (KIND == GAUSSIAN_POLY && stats) place.in_stats((float2*)stats)[i] = make_float2(range.below, range.lowest);
+}
+
+/// What a pair of query and key needs beside its dot products.
+struct Pair {
+    bool seen;
+    float lse, delta, q_squared, k_squared, out_scale, factor;
+};
+
+/// From the dot products s = q . k and dp = dout . v of a pair: s becomes the weight that v was multiplied by, dp the
+/// gradient of the score. `softmax` is the weight of a pair that is seen, for the one kind that has it.
+__device__ __forceinline__ void weight_and_gradient(float& s, float& dp, float scale, const Pair& pair, float softmax) {
+    const float dropped = DROPOUT ? pair.factor : 1.0f;
+#if KIND == SOFTMAX
+    const float weight = pair.seen ? softmax : 0.0f;
+    dp = weight * (dropped * dp - pair.delta);
+#else
+    float slope, weight = weight_with_slope(score(s, pair.q_squared, pair.k_squared, scale), slope);
+    weight = pair.seen ? weight * pair.out_scale : 0.0f;
+    dp = pair.seen ? slope * dropped * pair.out_scale * dp : 0.0f;
+#endif
+    s = dropped * weight;
+}
+
 /// The row of dropout's mask that belongs to the weights of query `i` of a head.
 __device__ __forceinline__ u32 mask_row(const u32* rng, int batch, int heads, int head, int t, int i) {
     return ((rng[3] + (u32)batch) * (u32)heads + (u32)head) * (u32)t + (u32)i;

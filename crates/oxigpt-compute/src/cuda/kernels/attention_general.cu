@@ -181,28 +181,15 @@ attention(act* out, float* stats, const act* qkv, int t, int heads, float scale,
         }
         const float below = warp_sum(ranges[r].below), lowest = -warp_max(-ranges[r].lowest);
         if (lane != 0 || own + r >= t) continue;
-        if (KIND == SOFTMAX) place.in_stats(stats)[own + r] = largest[r] + logf(total);
-        if (KIND == GAUSSIAN_POLY && stats) place.in_stats((float2*)stats)[own + r] = make_float2(below, lowest);
+        write_stats(stats, place, own + r, largest[r] + logf(total), Range{below, lowest});
     }
     write_rows(place.in_out(out), place.width(), own, t, acc);
 }
 
 // ---- adjoint ----
 
-/// From s = q . k and dp = dout . v of a pair: s becomes the weight that v was multiplied by, dp the score's gradient.
-__device__ __forceinline__ void weight_and_gradient(float& s, float& dp, bool seen, float q_squared, float k_squared,
-                                                    float scale, float out_scale, float lse, float delta,
-                                                    float factor) {
-    const float z = score(s, q_squared, k_squared, scale);
-#if KIND == SOFTMAX
-    const float weight = seen ? expf(z - lse) : 0.0f;
-    dp = weight * (factor * dp - delta);
-#else
-    float slope, weight = weight_with_slope(z, slope);
-    weight = seen ? weight * out_scale : 0.0f;
-    dp = seen ? slope * factor * out_scale * dp : 0.0f;
-#endif
-    s = factor * weight;
+__device__ __forceinline__ float softmax_weight(float dot, float scale, float lse) {
+    return KIND == SOFTMAX ? expf(scale * dot - lse) : 0.0f;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
@@ -240,10 +227,14 @@ attention_backward_q(act* dqkv, const act* qkv, const act* dout, const float* ls
                 const Mask mask = mask_of(rng, site, threshold, keep_scale);
                 factor = mask_factor(mask, mask_row(rng, place.batch, heads, place.head, t, query), key);
             }
-            weight_and_gradient(s[r], ds[r], key <= query, q_squared[r], k_squared, scale,
-                                weight_scale(out_scale, query),
-                                of_softmax ? place.in_stats(lse)[query] : 0.0f,
-                                of_softmax ? place.in_stats(delta)[query] : 0.0f, factor);
+            const Pair pair = {key <= query,
+                               of_softmax ? place.in_stats(lse)[query] : 0.0f,
+                               of_softmax ? place.in_stats(delta)[query] : 0.0f,
+                               q_squared[r],
+                               k_squared,
+                               weight_scale(out_scale, query),
+                               factor};
+            weight_and_gradient(s[r], ds[r], scale, pair, softmax_weight(s[r], scale, pair.lse));
             gradients[r][lane] = ds[r];
             sums[r] += ds[r];
         }
@@ -294,9 +285,9 @@ attention_backward_kv(act* dqkv, const act* qkv, const act* dout, const float* l
                 const Mask mask = mask_of(rng, site, threshold, keep_scale);
                 factor = mask_factor(mask, mask_row(rng, place.batch, heads, place.head, t, query), key);
             }
-            weight_and_gradient(s[r], ds[r], key <= query && query < t, q_squared, k_squared[r], scale,
-                                weight_scale(out_scale, query),
-                                query_lse, query_delta, factor);
+            const Pair pair = {key <= query && query < t, query_lse, query_delta, q_squared, k_squared[r],
+                               weight_scale(out_scale, query), factor};
+            weight_and_gradient(s[r], ds[r], scale, pair, softmax_weight(s[r], scale, pair.lse));
             weights[r][lane] = s[r];
             gradients[r][lane] = ds[r];
             sums[r] += ds[r];
