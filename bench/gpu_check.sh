@@ -86,13 +86,15 @@ if asked speed; then
     done
     step "operators" "$oxigpt" bench ops "${ours[@]}" "${shape[@]}" --batch_size=32 --dtype=bfloat16
 fi
-# Forward, backward and whole steps: cuDNN's attention where `devices` finds it, and ours.
+# Forward, backward and whole steps: cuDNN's attention where `devices` finds it, in one order of sums and in any, and ours.
 if asked attention; then
     while read -r n_head n_embd block_size batch; do
-        for cudnn in on off; do
-            step "operators, cuDNN $cudnn, $n_head heads of $((n_embd / n_head)), $batch x $block_size tokens" \
-                env OXIGPT_CUDNN=$cudnn "$oxigpt" bench ops "${ours[@]}" --n_layer=4 --n_head="$n_head" \
-                --n_embd="$n_embd" --block_size="$block_size" --bias=true --batch_size="$batch" --dtype=bfloat16
+        for way in "on true" "on false" "off true"; do
+            read -r cudnn deterministic <<<"$way"
+            what="cuDNN $cudnn, deterministic $deterministic, $n_head heads of $((n_embd / n_head)), $batch x $block_size tokens"
+            step "operators, $what" env OXIGPT_CUDNN="$cudnn" "$oxigpt" bench ops "${ours[@]}" --n_layer=4 \
+                --n_head="$n_head" --n_embd="$n_embd" --block_size="$block_size" --bias=true --batch_size="$batch" \
+                --dtype=bfloat16 --deterministic="$deterministic"
         done
     done <<'SHAPES'
 12 768 1024 32

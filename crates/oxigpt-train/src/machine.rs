@@ -18,7 +18,7 @@ use crate::words::count;
 const MEASURE_FOR: Duration = Duration::from_millis(200);
 const MEASURE_RUNS: usize = 3;
 
-/// Where a run computes: what the keys `device`, `threads` and `float32_matmul_precision` say.
+/// Where a run computes: what the keys `device`, `threads`, `float32_matmul_precision` and `deterministic` say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// Number of the GPU; `None` is the CPU.
@@ -26,6 +26,7 @@ pub struct Machine {
     /// Threads asked for; 0 means one per core.
     threads: usize,
     tf32: bool,
+    in_any_order: bool,
 }
 
 /// Whether a word names a device: `cpu`, `cuda`, `cuda:N` or `auto`.
@@ -46,7 +47,12 @@ impl Machine {
             "auto" => cuda::report().is_complete().then_some(0),
             word => gpu_number(word),
         };
-        Machine { gpu, threads, tf32 }
+        Machine { gpu, threads, tf32, in_any_order: false }
+    }
+
+    /// The same, with sums in another order each time where that is faster.
+    pub fn in_any_order(self, in_any_order: bool) -> Machine {
+        Machine { in_any_order, ..self }
     }
 
     /// Threads that the CPU computes with.
@@ -75,7 +81,13 @@ impl Machine {
     /// only wait for each other.
     pub fn backend(&self) -> Result<Box<dyn Backend>, Error> {
         if let Some(index) = self.gpu {
-            return Ok(Box::new(Cuda::new(CudaOptions { index, tf32: self.tf32, cache: kernel_cache() })?));
+            let Machine { tf32, in_any_order, .. } = *self;
+            return Ok(Box::new(Cuda::new(CudaOptions {
+                index,
+                tf32,
+                in_any_order,
+                cache: kernel_cache(),
+            })?));
         }
         let options = CpuOptions { threads: threads(self.threads)?, ..CpuOptions::all_cores() };
         Ok(Box::new(Cpu::new(options)?))
@@ -110,7 +122,10 @@ impl Machine {
 
     /// Bytes that a plan takes on it, by role; what the backend takes for itself is [`Role::Workspace`].
     pub fn memory(&self, plan: &Plan) -> BTreeMap<Role, usize> {
-        if self.gpu.is_some() { cuda::memory_by_role(plan) } else { plan.memory_by_role() }
+        match self.gpu {
+            Some(_) => cuda::memory_by_role(plan, self.in_any_order),
+            None => plan.memory_by_role(),
+        }
     }
 
     /// Refuses a run that takes more of the computer's own memory than there is.

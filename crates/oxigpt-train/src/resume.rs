@@ -17,6 +17,7 @@ const CHANGEABLE: &[&str] = &[
     "dataset",
     "device",
     "threads",
+    "deterministic",
     "batch_size",
     "gradient_accumulation_steps",
     "recompute",

@@ -80,6 +80,8 @@ settings! {
         dtype: String = "float32".to_owned();
         /// float32 products on a GPU: highest, or high (TF32)
         float32_matmul_precision: String = "highest".to_owned();
+        /// the same bits at every rerun; false lets a GPU add in any order where that is faster
+        deterministic: bool = true;
         /// worker threads; 0 = one per core
         threads: usize = 0;
     }

@@ -57,6 +57,8 @@ pub struct CudaOptions {
     pub index: usize,
     /// Whether products of float32 may round their operands to 10 bits of significand (TF32), which is much faster.
     pub tf32: bool,
+    /// Whether sums may be taken in another order each time, where that is faster: reruns then differ in their last bits.
+    pub in_any_order: bool,
     /// Where compiled kernels and chosen algorithms are kept; nowhere, if absent.
     pub cache: Option<PathBuf>,
 }
@@ -69,6 +71,7 @@ pub struct Cuda {
     blas: Blas,
     /// Where there is one.
     cudnn: Option<Arc<CudnnLibrary>>,
+    in_any_order: bool,
     gpu: Arc<Gpu>,
     cache: Cache,
     /// The first error of an operator: nothing after it means anything.
@@ -104,8 +107,9 @@ impl Cuda {
         let cublaslt = CublasLt::open(places, major)?;
         let cudnn = CudnnLibrary::open(places, cublaslt.cuda_major()).ok().map(Arc::new);
         let blas = Blas::new(gpu.clone(), cublaslt, options.tf32)?;
-        let cache = Cache::new(options.cache);
-        Ok(Cuda { prepared: None, kernels, blas, cudnn, gpu, cache, failure: None })
+        let CudaOptions { in_any_order, cache, .. } = options;
+        let cache = Cache::new(cache);
+        Ok(Cuda { prepared: None, kernels, blas, cudnn, in_any_order, gpu, cache, failure: None })
     }
 
     /// The GPU.
@@ -195,9 +199,9 @@ impl Backend for Cuda {
         let layout = Layout::of(&plan);
         let arena = self.gpu.allocate(layout.arena_bytes)?;
         let copies = self.gpu.allocate(layout.copy_bytes)?;
-        let planned = |library| Attentions::new(&plan, &layout, &self.gpu, library);
+        let planned = |library| Attentions::new(&plan, &layout, self.in_any_order, &self.gpu, library);
         let attentions = self.cudnn.as_ref().map(planned).unwrap_or_default();
-        let scratch = self.gpu.allocate(scratch_bytes(&plan, &layout))?;
+        let scratch = self.gpu.allocate(scratch_bytes(&plan, &layout, self.in_any_order))?;
         let addresses = |id: TensorId| {
             (arena.at(layout.offset(id)), layout.copy(id).map_or(0, |offset| copies.at(offset)))
         };
@@ -292,13 +296,14 @@ impl Backend for Cuda {
 }
 
 /// Bytes of scratch memory that the operators of a plan need at most, whoever does its attention.
-fn scratch_bytes(plan: &Plan, layout: &Layout) -> usize {
-    operators::scratch_bytes(plan).max(cudnn::scratch_bytes(plan, layout))
+fn scratch_bytes(plan: &Plan, layout: &Layout, in_any_order: bool) -> usize {
+    operators::scratch_bytes(plan).max(cudnn::scratch_bytes(plan, layout, in_any_order))
 }
 
 /// Bytes that a plan takes of a GPU's memory, by role. Activations share one region; what the backend takes beside the
 /// tensors is [`Role::Workspace`].
-pub fn memory_by_role(plan: &Plan) -> BTreeMap<Role, usize> {
+/// `in_any_order` is that of [`CudaOptions`].
+pub fn memory_by_role(plan: &Plan, in_any_order: bool) -> BTreeMap<Role, usize> {
     let layout = Layout::of(plan);
     let mut by_role = BTreeMap::new();
     for (id, tensor) in plan.tensors().filter(|(_, tensor)| !tensor.role.is_transient()) {
@@ -306,7 +311,7 @@ pub fn memory_by_role(plan: &Plan) -> BTreeMap<Role, usize> {
     }
     let lasting: usize = by_role.values().sum();
     by_role.insert(Role::Activation, layout.arena_bytes - lasting);
-    let own = layout.copy_bytes + scratch_bytes(plan, &layout) + blas::WORKSPACE_BYTES;
+    let own = layout.copy_bytes + scratch_bytes(plan, &layout, in_any_order) + blas::WORKSPACE_BYTES;
     by_role.insert(Role::Workspace, own);
     by_role
 }

@@ -4,9 +4,10 @@
 //! Needs a C++ compiler, as `tests/simulator` does.
 
 use oxigpt_compute::AttentionKind;
+use oxigpt_compute::cuda::{Cuda, CudaOptions};
 
 use crate::attention::attention;
-use crate::{cuda, gpu, simulator};
+use crate::{Make, cuda, gpu, simulator};
 
 /// Whether the simulated GPU can be had: a real one would be looked for in the same places.
 fn is_installed() -> bool {
@@ -39,6 +40,19 @@ fn graphs_are_attention_and_its_adjoint() {
         assert_eq!(session.attention().as_deref(), Some(by), "{shape:?}");
         case.check_on(&[gpu(vec![("cuda, simulated", || cuda(0))])]);
     }
+}
+
+/// Where the order does not matter, cuDNN is asked for the other adjoint.
+#[test]
+fn sums_in_any_order_are_the_same_sums() {
+    if !is_installed() {
+        return;
+    }
+    let make: Make =
+        || Box::new(Cuda::new(CudaOptions { in_any_order: true, ..CudaOptions::default() }).unwrap());
+    let case = attention(AttentionKind::Softmax, (2, 33, 3, 16), 0.0, 1.0).in_bfloat16();
+    assert_eq!(case.session(make).attention().as_deref(), Some("cuDNN 9.19.0, sums in any order"));
+    case.check_on(&[gpu(vec![("cuda, simulated", make)])]);
 }
 
 /// What it cannot do, or would do otherwise, is not asked of it.

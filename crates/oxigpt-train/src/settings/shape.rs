@@ -50,6 +50,7 @@ impl Settings {
     /// Where the run computes.
     pub fn machine(&self) -> Machine {
         Machine::new(&self.device, self.threads, self.float32_matmul_precision == "high")
+            .in_any_order(!self.deterministic)
     }
 
     /// What operands of matrix products are rounded to.

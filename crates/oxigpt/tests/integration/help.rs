@@ -132,6 +132,9 @@ fn every_key_of_a_configuration() {
               "float32"]
           --float32_matmul_precision <TEXT>
               float32 products on a GPU: highest, or high (TF32) [default: "highest"]
+          --deterministic [<BOOL>]
+              the same bits at every rerun; false lets a GPU add in any order where that is faster
+              [default: true]
           --threads <N>
               worker threads; 0 = one per core [default: 0]
 

@@ -11,7 +11,7 @@ use crate::cuda::driver::Gpu;
 use crate::cuda::error::CudaError;
 use crate::cuda::launch::Launcher;
 use crate::cuda::layout::{Element, Layout};
-use crate::{AttentionKind, Op};
+use crate::{AttentionKind, Op, TensorId};
 
 /// Widest head that cuDNN takes on every GPU, and what widths are multiples of.
 const WIDEST: usize = 128;
@@ -20,22 +20,32 @@ const WIDTH_STEP: usize = 8;
 /// What the adjoint may take as a workspace: it keeps the gradients of all scores of a part of the batch there.
 const MOST_WORKSPACE_BYTES: usize = 256 << 20;
 
-/// What a graph does: an attention or its adjoint, of sizes that are those of a part of the batch.
+/// What a graph does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Work {
+    Attention,
+    Adjoint,
+    /// With sums that have another order each time.
+    AdjointInAnyOrder,
+}
+
+/// A graph to be made; its sizes are those of a part of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Task {
     pub(super) sizes: Sizes,
-    pub(super) is_adjoint: bool,
+    pub(super) work: Work,
 }
 
 impl Task {
     /// The graph of an operator, if cuDNN may have one, and how many parts of the batch it does in turn.
-    fn of(plan: &crate::Plan, layout: &Layout, op: &Op) -> Option<(Task, usize)> {
-        let (qkv, heads, is_adjoint) = match *op {
+    fn of(plan: &crate::Plan, layout: &Layout, in_any_order: bool, op: &Op) -> Option<(Task, usize)> {
+        let adjoint = if in_any_order { Work::AdjointInAnyOrder } else { Work::Adjoint };
+        let (qkv, heads, work) = match *op {
             Op::Attention { qkv, n_head, kind: AttentionKind::Softmax, dropout: None, .. } => {
-                (qkv, n_head, false)
+                (qkv, n_head, Work::Attention)
             }
             Op::AttentionBackward { qkv, n_head, kind: AttentionKind::Softmax, dropout: None, .. } => {
-                (qkv, n_head, true)
+                (qkv, n_head, adjoint)
             }
             _ => return None,
         };
@@ -43,7 +53,7 @@ impl Task {
         if layout.element(qkv) != Element::Bf16 || sizes.d > WIDEST || !sizes.d.is_multiple_of(WIDTH_STEP) {
             return None;
         }
-        Task { sizes, is_adjoint }.in_parts()
+        Task { sizes, work }.in_parts()
     }
 
     /// The same for as large a part of the batch as the workspace allows, and how many parts there are. Every part begins
@@ -59,26 +69,38 @@ impl Task {
     }
 
     pub(super) fn graph(&self) -> Graph {
-        if self.is_adjoint { graphs::backward(self.sizes) } else { graphs::forward(self.sizes) }
+        match self.work {
+            Work::Attention => graphs::forward(self.sizes),
+            Work::Adjoint => graphs::backward(self.sizes, false),
+            Work::AdjointInAnyOrder => graphs::backward(self.sizes, true),
+        }
     }
 
-    /// What cuDNN may take as a workspace. On Ampere and Hopper, an adjoint keeps a bfloat16 for each pair of its tiles.
+    /// What cuDNN may take as a workspace. On Ampere and Hopper, an adjoint keeps a bfloat16 for each pair of its tiles, or, on
+    /// Ampere, its sums once more.
     pub(super) fn workspace_bytes(&self) -> usize {
         let Sizes { batch, t, heads, .. } = self.sizes;
         let pairs = batch * heads * t.next_multiple_of(64) * t.next_multiple_of(128);
-        256 + if self.is_adjoint { 2 * pairs } else { 0 }
+        256 + if self.work == Work::Adjoint { 2 * pairs } else { self.sums_bytes() }
     }
 
-    /// Bytes of scratch memory before the workspace: those of an adjoint's sums over rows.
+    /// Bytes of scratch memory for an adjoint's sums over rows, which come first.
     fn delta_bytes(&self) -> usize {
         let Sizes { batch, t, heads, .. } = self.sizes;
-        if self.is_adjoint { (4 * batch * heads * t).next_multiple_of(256) } else { 0 }
+        if self.work == Work::Attention { 0 } else { (4 * batch * heads * t).next_multiple_of(256) }
+    }
+
+    /// Bytes of scratch memory for gradients before they are rounded, which come between those and the workspace.
+    fn sums_bytes(&self) -> usize {
+        let Sizes { batch, t, heads, d } = self.sizes;
+        let elements = if self.work == Work::AdjointInAnyOrder { batch * heads * t * d } else { 0 };
+        (4 * elements).next_multiple_of(256)
     }
 
     fn prepare(&self, cudnn: &Cudnn) -> Result<Plan, CudaError> {
         let refused = |reason| Err(CudaError::Refused { reason });
         let (major, _) = cudnn.gpu.info.capability;
-        if self.is_adjoint && !(8..=9).contains(&major) {
+        if self.work == Work::Adjoint && !(8..=9).contains(&major) {
             return refused(format!("the order of its sums is not known on compute capability {major}"));
         }
         let plan = cudnn.plan(&self.graph())?;
@@ -89,14 +111,11 @@ impl Task {
     }
 }
 
-fn tasks<'a>(plan: &'a crate::Plan, layout: &'a Layout) -> impl Iterator<Item = Task> + 'a {
-    let ops = plan.phases().flat_map(|(_, phase)| &phase.ops);
-    ops.filter_map(|op| Some(Task::of(plan, layout, op)?.0))
-}
-
 /// Bytes of scratch memory that the attentions of a plan take at most where cuDNN does them.
-pub(in crate::cuda) fn scratch_bytes(plan: &crate::Plan, layout: &Layout) -> usize {
-    tasks(plan, layout).map(|task| task.delta_bytes() + task.workspace_bytes()).max().unwrap_or(0)
+pub(in crate::cuda) fn scratch_bytes(plan: &crate::Plan, layout: &Layout, in_any_order: bool) -> usize {
+    let ops = plan.phases().flat_map(|(_, phase)| &phase.ops);
+    let tasks = ops.filter_map(|op| Some(Task::of(plan, layout, in_any_order, op)?.0));
+    tasks.map(|task| task.delta_bytes() + task.sums_bytes() + task.workspace_bytes()).max().unwrap_or(0)
 }
 
 /// The attentions of a plan that cuDNN does.
@@ -105,6 +124,8 @@ pub(in crate::cuda) struct Attentions {
     // Before the handle that they were made with, because fields are dropped in their order.
     plans: HashMap<Task, Plan>,
     cudnn: Option<Cudnn>,
+    /// Whether sums may be taken so.
+    in_any_order: bool,
     /// Whether there are others.
     leaves_some: bool,
     /// Why it does not do some that it might.
@@ -116,18 +137,20 @@ impl Attentions {
     pub(in crate::cuda) fn new(
         plan: &crate::Plan,
         layout: &Layout,
+        in_any_order: bool,
         gpu: &Arc<Gpu>,
         library: &Arc<CudnnLibrary>,
     ) -> Attentions {
         let is_attention = |op: &&Op| matches!(op, Op::Attention { .. } | Op::AttentionBackward { .. });
         let ops = plan.phases().flat_map(|(_, phase)| &phase.ops).filter(is_attention);
-        Attentions::of(ops.map(|op| Task::of(plan, layout, op).map(|(task, _)| task)), gpu, library)
+        let tasks = ops.map(|op| Some(Task::of(plan, layout, in_any_order, op)?.0));
+        Attentions { in_any_order, ..Attentions::of(tasks, gpu, library) }
     }
 
     /// Those of a GPT-2 with one text in a batch.
     pub(in crate::cuda) fn of_gpt2(gpu: &Arc<Gpu>, library: &Arc<CudnnLibrary>) -> Attentions {
         let sizes = Sizes { batch: 1, t: 1024, heads: 12, d: 64 };
-        let tasks = [false, true].map(|is_adjoint| Some(Task { sizes, is_adjoint }));
+        let tasks = [Work::Attention, Work::Adjoint].map(|work| Some(Task { sizes, work }));
         Attentions::of(tasks.into_iter(), gpu, library)
     }
 
@@ -172,9 +195,11 @@ impl Attentions {
             (false, true) => format!("cuDNN {version} and {OWN}"),
             (false, false) => format!("cuDNN {version}"),
         };
+        let has = |task: &Task| task.work == Work::AdjointInAnyOrder;
+        let order = if self.plans.keys().any(has) { ", sums in any order" } else { "" };
         match &self.refusal {
-            Some(refusal) => format!("{who} ({refusal})"),
-            None => who,
+            Some(refusal) => format!("{who}{order} ({refusal})"),
+            None => format!("{who}{order}"),
         }
     }
 }
@@ -182,20 +207,26 @@ impl Attentions {
 /// Puts an attention on the stream, if it is one that cuDNN does.
 pub(in crate::cuda) fn operator(launcher: &Launcher, op: &Op) -> Option<Result<(), CudaError>> {
     let prepared = launcher.prepared;
-    let (task, parts) = Task::of(&prepared.plan, &prepared.layout, op)?;
-    let plan = prepared.attentions.plans.get(&task)?;
-    let cudnn = prepared.attentions.cudnn.as_ref()?;
+    let attentions = &prepared.attentions;
+    let (task, parts) = Task::of(&prepared.plan, &prepared.layout, attentions.in_any_order, op)?;
+    let (plan, cudnn) = (attentions.plans.get(&task)?, attentions.cudnn.as_ref()?);
+    let sums = prepared.scratch.at(task.delta_bytes());
+    let workspace = prepared.scratch.at(task.delta_bytes() + task.sums_bytes());
     let parts = (0..parts).map(|part| {
-        let workspace = prepared.scratch.at(task.delta_bytes());
+        let address = |operand| match operand {
+            Operand::Delta => prepared.scratch.at(0),
+            Operand::DqSums => sums,
+            _ => launcher.address(tensor(op, operand)) + offset(task.sizes, part, operand) as u64,
+        };
         // SAFETY: tensors of the plan lie inside the arena, as their shapes say and the graph describes them; scratch
-        // memory has room for the sums over rows and the workspace after them.
-        unsafe { cudnn.run(plan, |operand| address(launcher, op, task.sizes, part, operand), workspace) }
+        // memory has room for all sums and the workspace after them.
+        unsafe { cudnn.run(plan, address, workspace) }
     });
     Some(parts.collect())
 }
 
-/// Where an operand of a part of the batch begins.
-fn address(launcher: &Launcher, op: &Op, sizes: Sizes, part: usize, operand: Operand) -> u64 {
+/// The tensor of the plan that an operand lies in.
+fn tensor(op: &Op, operand: Operand) -> TensorId {
     let (qkv, out, lse, adjoint) = match *op {
         Op::Attention { qkv, out, lse: Some(lse), .. } => (qkv, out, lse, None),
         Op::AttentionBackward { qkv, softmax: Some((out, lse)), dout, dqkv, .. } => {
@@ -205,15 +236,14 @@ fn address(launcher: &Launcher, op: &Op, sizes: Sizes, part: usize, operand: Ope
     };
     // Only an adjoint asks for these.
     let (dout, dqkv) = adjoint.unwrap_or((out, qkv));
-    let tensor = match operand {
+    match operand {
         Operand::Q | Operand::K | Operand::V => qkv,
         Operand::Dq | Operand::Dk | Operand::Dv => dqkv,
         Operand::Out => out,
         Operand::Dout => dout,
         Operand::Lse => lse,
-        Operand::Delta => return launcher.prepared.scratch.at(0),
-    };
-    launcher.address(tensor) + offset(sizes, part, operand) as u64
+        Operand::Delta | Operand::DqSums => unreachable!("no tensor of a plan"),
+    }
 }
 
 /// Bytes from the beginning of a tensor to an operand of a part of the batch.
@@ -224,6 +254,7 @@ pub(super) fn offset(Sizes { batch, t, heads, d }: Sizes, part: usize, operand: 
         Operand::K | Operand::Dk => first * 3 * row + row,
         Operand::V | Operand::Dv => first * 3 * row + 2 * row,
         Operand::Out | Operand::Dout => first * row,
-        Operand::Lse | Operand::Delta => first * 4 * heads,
+        Operand::Lse => first * 4 * heads,
+        Operand::Delta | Operand::DqSums => 0,
     }
 }

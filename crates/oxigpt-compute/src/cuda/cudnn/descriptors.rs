@@ -120,6 +120,7 @@ fn code(mode: Pointwise) -> c_int {
         Pointwise::Subtract => 9,
         Pointwise::Exp => 13,
         Pointwise::Log => 15,
+        Pointwise::Identity => 21,
         Pointwise::GreaterOrEqual => 303,
         Pointwise::Index(_) => 501,
         Pointwise::Select => 601,

@@ -27,6 +27,8 @@ pub(super) enum Operand {
     Dv,
     /// The sum of `out * dout` of each row.
     Delta,
+    /// The gradient of `q` before it is rounded, as `[B, H, T, D]`.
+    DqSums,
 }
 
 /// Where a tensor is.
@@ -52,6 +54,7 @@ pub(super) struct Tensor {
 /// What is done element by element; dimensions of 1 are repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pointwise {
+    Identity,
     Add,
     Subtract,
     Multiply,

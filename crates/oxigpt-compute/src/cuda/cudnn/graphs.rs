@@ -1,7 +1,7 @@
 //! Causal softmax attention and its adjoint, as the graphs in which cuDNN recognises flash attention.
 //!
 //! cuDNN matches patterns: a graph of the same value with an operation elsewhere is refused. Nothing [B, H, T, T] is in
-//! memory, but for what the adjoint keeps of one slice of the batch in its workspace, so that each sum has one order.
+//! memory, but for what an adjoint keeps in its workspace so that each sum has one order.
 //!
 //! Legend: B batch, H heads, T positions, D width of a head; q, k, v lie in one tensor [B, T, 3, H, D].
 
@@ -26,8 +26,9 @@ pub(super) fn forward(sizes: Sizes) -> Graph {
     g.graph
 }
 
-/// Gradients of `q`, `k` and `v`, from what `forward` read and wrote and the gradient of `out`.
-pub(super) fn backward(sizes: Sizes) -> Graph {
+/// Gradients of `q`, `k` and `v`, from what `forward` read and wrote and the gradient of `out`. In any order, that of `q` is
+/// added up in memory of its own by whoever comes first.
+pub(super) fn backward(sizes: Sizes, in_any_order: bool) -> Graph {
     let mut g = Draft { graph: Graph::default(), sizes };
     let (q, k, v) = (g.rows(Operand::Q), g.columns(Operand::K), g.columns(Operand::V));
     let (out, dout) = (g.rows(Operand::Out), g.rows(Operand::Dout));
@@ -48,7 +49,13 @@ pub(super) fn backward(sizes: Sizes) -> Graph {
     g.graph.matmul(transposed, q, dk);
     let k_rows = g.graph.tensor(Tensor { place: Place::Virtual, ..g.rows_of(Operand::K) });
     let k_rows = g.graph.reshape(k, k_rows);
-    g.graph.matmul(dscores, k_rows, dq);
+    if in_any_order {
+        let sums = g.sums();
+        g.graph.matmul(dscores, k_rows, sums);
+        g.graph.pointwise(Pointwise::Identity, &[sums], dq);
+    } else {
+        g.graph.matmul(dscores, k_rows, dq);
+    }
     g.graph
 }
 
@@ -79,6 +86,18 @@ impl Draft {
         columns.dims.swap(2, 3);
         columns.strides.swap(2, 3);
         self.graph.tensor(columns)
+    }
+
+    /// Float32 for each number of `q`, heads after heads.
+    fn sums(&mut self) -> Id {
+        let Sizes { batch, t, heads, d } = self.sizes;
+        let (dims, strides) = ([batch, heads, t, d], [heads * t * d, t * d, d, 1]);
+        self.graph.tensor(Tensor {
+            dims,
+            strides,
+            number: Number::F32,
+            place: Place::Memory(Operand::DqSums),
+        })
     }
 
     /// One number for each row.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use super::attention::{Task, Work};
 use super::descriptors::of_graph;
 use super::graph::{Operation, Tensor};
 use super::*;
@@ -12,8 +13,10 @@ use crate::cuda::nvrtc::Nvrtc;
 
 const SIZES: Sizes = Sizes { batch: 2, t: 5, heads: 3, d: 8 };
 
-fn both(sizes: Sizes) -> [Graph; 2] {
-    [graphs::forward(sizes), graphs::backward(sizes)]
+const WORKS: [Work; 3] = [Work::Attention, Work::Adjoint, Work::AdjointInAnyOrder];
+
+fn all(sizes: Sizes) -> [Graph; 3] {
+    WORKS.map(|work| Task { sizes, work }.graph())
 }
 
 /// Inputs, and the result.
@@ -27,7 +30,7 @@ fn operands(operation: &Operation) -> (Vec<usize>, usize) {
 
 #[test]
 fn what_is_handed_on_is_made_once_and_before() {
-    for graph in both(SIZES) {
+    for graph in all(SIZES) {
         let mut made = vec![false; graph.tensors.len()];
         for operation in &graph.operations {
             let (inputs, out) = operands(operation);
@@ -38,8 +41,8 @@ fn what_is_handed_on_is_made_once_and_before() {
             made[out] = true;
         }
         for (id, Tensor { place, .. }) in graph.tensors.iter().enumerate() {
-            use Operand::{Delta, Dk, Dq, Dv, Lse, Out};
-            let is_result = matches!(place, Place::Memory(Dq | Dk | Dv | Delta));
+            use Operand::{Delta, Dk, Dq, DqSums, Dv, Lse, Out};
+            let is_result = matches!(place, Place::Memory(Dq | Dk | Dv | Delta | DqSums));
             let is_forwards = graph.operations.len() == 14 && matches!(place, Place::Memory(Out | Lse));
             assert_eq!(made[id], is_result || is_forwards || *place == Place::Virtual, "{place:?}");
         }
@@ -49,7 +52,7 @@ fn what_is_handed_on_is_made_once_and_before() {
 /// Queries, keys and values lie in one tensor `[B, T, 3, H, D]`, and keys are given as columns.
 #[test]
 fn strides_are_those_of_the_packed_tensor() {
-    let [forward, backward] = both(SIZES);
+    let [forward, backward, in_any_order] = all(SIZES);
     let found = |graph: &Graph, operand| {
         let place = Place::Memory(operand);
         let tensor = graph.tensors.iter().find(|tensor| tensor.place == place).unwrap();
@@ -59,7 +62,7 @@ fn strides_are_those_of_the_packed_tensor() {
     let rows = ([2, 3, 5, 8], [batch, 8, row, 1]);
     let columns = ([2, 3, 8, 5], [batch, 8, 1, row]);
     let of_result = ([2, 3, 5, 8], [batch / 3, 8, row / 3, 1]);
-    for graph in [&forward, &backward] {
+    for graph in [&forward, &backward, &in_any_order] {
         assert_eq!(found(graph, Operand::Q), rows);
         assert_eq!(found(graph, Operand::K), columns);
         assert_eq!(found(graph, Operand::Out), of_result);
@@ -70,6 +73,7 @@ fn strides_are_those_of_the_packed_tensor() {
     for operand in [Operand::Dq, Operand::Dk, Operand::Dv] {
         assert_eq!(found(&backward, operand), rows);
     }
+    assert_eq!(found(&in_any_order, Operand::DqSums), ([2, 3, 5, 8], [120, 40, 8, 1]));
     assert_eq!(found(&backward, Operand::Delta), ([2, 3, 5, 1], [15, 5, 1, 1]));
 }
 
@@ -96,22 +100,23 @@ fn parts_of_a_batch_follow_each_other() {
 /// The adjoint of a large batch takes turns, each of them aligned, or is left to others.
 #[test]
 fn an_adjoint_is_cut_into_parts_that_fit() {
-    let parts = |batch, t, heads, is_adjoint| {
+    let parts = |batch, t, heads, work| {
         let sizes = Sizes { batch, t, heads, d: 64 };
-        attention::Task { sizes, is_adjoint }.in_parts().map(|(task, parts)| (task.sizes.batch, parts))
+        Task { sizes, work }.in_parts().map(|(task, parts)| (task.sizes.batch, parts))
     };
-    assert_eq!(parts(64, 1024, 12, false), Some((64, 1)));
-    assert_eq!(parts(64, 1024, 12, true), Some((8, 8)));
-    assert_eq!(parts(7, 1024, 25, true), Some((1, 7)));
-    assert_eq!(parts(3, 33, 1, true), Some((3, 1)));
+    assert_eq!(parts(64, 1024, 12, Work::Attention), Some((64, 1)));
+    assert_eq!(parts(64, 1024, 12, Work::Adjoint), Some((8, 8)));
+    assert_eq!(parts(64, 1024, 12, Work::AdjointInAnyOrder), Some((64, 1)));
+    assert_eq!(parts(7, 1024, 25, Work::Adjoint), Some((1, 7)));
+    assert_eq!(parts(3, 33, 1, Work::Adjoint), Some((3, 1)));
     // Sums of rows that do not begin at multiples of 16 bytes; and pairs beyond the workspace, even of one text.
-    assert_eq!(parts(3, 5001, 5, true), None);
-    assert_eq!(parts(4, 16384, 12, true), None);
+    assert_eq!(parts(3, 5001, 5, Work::Adjoint), None);
+    assert_eq!(parts(4, 16384, 12, Work::Adjoint), None);
 }
 
 #[test]
 fn descriptors_have_names_of_their_own_and_refer_back() {
-    for (graph, operations) in both(SIZES).iter().zip([14, 21]) {
+    for (graph, operations) in all(SIZES).iter().zip([14, 21, 22]) {
         let list = of_graph(graph);
         let names: Vec<_> = list.iter().flat_map(|d| &d.attributes).filter(|(key, _)| *key == 906).collect();
         let expected: Vec<_> =
@@ -208,8 +213,8 @@ fn the_real_planner_takes_the_graphs() {
         (2, 4, 4096, 128),
     ] {
         let sizes = Sizes { batch, t, heads, d };
-        for is_adjoint in [false, true] {
-            let task = attention::Task { sizes, is_adjoint };
+        for work in WORKS {
+            let task = Task { sizes, work };
             let plan =
                 target.plan(&library, &task.graph()).unwrap_or_else(|error| panic!("{task:?}: {error}"));
             let (found, counted) = (plan.workspace_bytes, task.workspace_bytes());
@@ -217,6 +222,6 @@ fn the_real_planner_takes_the_graphs() {
         }
     }
     // Heads that no part of cuDNN does.
-    let task = attention::Task { sizes: Sizes { batch: 1, t: 64, heads: 1, d: 7 }, is_adjoint: true };
+    let task = Task { sizes: Sizes { batch: 1, t: 64, heads: 1, d: 7 }, work: Work::Adjoint };
     assert!(target.plan(&library, &task.graph()).is_err());
 }
