@@ -78,18 +78,50 @@ fn expected_steps(case: &Case) -> Vec<[f64; 2]> {
 
 #[test]
 fn ten_steps_are_those_of_pytorch() {
-    for target in targets().into_iter().chain(bfloat16_targets()) {
-        for case in cases() {
-            let (mut session, train) = at_start(&target, &case, Recompute::None);
-            let found = ten_steps(&mut session, &train, &case);
-            for (step, (found, expected)) in found.into_iter().zip(expected_steps(&case)).enumerate() {
-                let what = format!("{}, {}, step {step}", target.name, case.name);
-                assert_close(&what, found[0], expected[0], target.step_loss);
-                assert_close(&what, found[1], expected[1], case.norm_tolerance(&target));
-            }
+    for target in targets() {
+        cases().iter().for_each(|case| check_ten_steps(&target, case, 1));
+    }
+}
+
+/// Rounding to bfloat16 moves the norms of a tiny model's first steps by some hundredths, at times by more than a
+/// tenth. So their median is compared, over starts whose weights differ by less than a hundredth of that rounding; losses
+/// are those of PyTorch from every start.
+#[test]
+fn ten_steps_in_bfloat16_are_those_of_pytorch() {
+    for target in bfloat16_targets() {
+        cases().iter().for_each(|case| check_ten_steps(&target, case, 5));
+    }
+}
+
+/// The weights of a case, of which start 0 has them as they are.
+fn moved(case: &Case, start: u32) -> NamedTensors {
+    let (mut weights, mut random) = (case.weights(), Stream::new(u64::from(start), 0));
+    for x in weights.values_mut().flat_map(|tensor| &mut tensor.data) {
+        *x *= 1.0 + start.min(1) as f32 * 1e-5 * (2.0 * random.uniform() as f32 - 1.0);
+    }
+    weights
+}
+
+fn check_ten_steps(target: &Target, case: &Case, starts: u32) {
+    let runs: Vec<_> = (0..starts)
+        .map(|start| {
+            let (mut session, train) = at_start(target, case, Recompute::None);
+            train.parameters.upload(&mut session, &moved(case, start)).unwrap();
+            let found = ten_steps(&mut session, &train, case);
             let wte = download(&session, train.parameters.id("wte.weight").unwrap());
             assert!(wte[160 * 32..].iter().all(|x| *x == 0.0), "padded rows have moved");
+            found
+        })
+        .collect();
+    for (step, expected) in expected_steps(case).into_iter().enumerate() {
+        let what = format!("{}, {}, step {step}", target.name, case.name);
+        let mut norms = Vec::new();
+        for [loss, norm] in runs.iter().map(|run| run[step]) {
+            assert_close(&what, loss, expected[0], target.step_loss);
+            norms.push(norm);
         }
+        norms.sort_by(f64::total_cmp);
+        assert_close(&what, norms[norms.len() / 2], expected[1], case.norm_tolerance(target));
     }
 }
 
