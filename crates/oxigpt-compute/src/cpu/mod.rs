@@ -108,7 +108,7 @@ impl Scratch {
                 _ => {}
             }
         }
-        scratch.packed = vec![0; products::scratch_len(plan) * threads];
+        scratch.packed = vec![0; products::scratch_len(plan, threads)];
         scratch.attention = vec![0.0; attention_len * threads];
         scratch.partials = vec![0.0; partials_len];
         scratch.tiles = vec![0; stored::scratch_len(plan)];

@@ -6,8 +6,8 @@ use super::memory::Shared;
 use super::pool::Pool;
 use crate::{Op, Plan, Precision};
 
-/// Words that each thread takes for packed operands of a plan's products, beside its arena: none in float32.
-pub(super) fn scratch_len(plan: &Plan) -> usize {
+/// Words for packed operands of a plan's products, beside its arena: none in float32.
+pub(super) fn scratch_len(plan: &Plan, threads: usize) -> usize {
     if plan.precision() == Precision::Float32 {
         return 0;
     }
@@ -18,14 +18,14 @@ pub(super) fn scratch_len(plan: &Plan) -> usize {
     };
     let ops = plan.phases().flat_map(|(_, phase)| &phase.ops);
     // Products of other operators have float32 results, whose depth is cut.
-    bf16::scratch_len(ops.map(depth).max().unwrap_or(0))
+    bf16::scratch_len(ops.map(depth).max().unwrap_or(0), threads)
 }
 
 /// A pool that multiplies.
 pub(super) struct Products<'a> {
     pub(super) pool: &'a mut Pool,
     precision: Precision,
-    /// [`scratch_len`] words a thread.
+    /// [`scratch_len`] words.
     scratch: Shared<'a, u32>,
 }
 

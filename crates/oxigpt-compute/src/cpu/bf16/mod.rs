@@ -1,10 +1,10 @@
 //! Matrix products whose operands are rounded to bfloat16 and whose sums are float32.
 //!
-//! A task computes a block of the result. It packs what it needs of both operands into memory of its thread's own, which
-//! stays in the core's second-level cache: panels of some rows of the left one and some columns of the right one, pairs
-//! of neighbours along the inner dimension side by side, as the processor's instruction takes them (`vdpbf16ps`: a product
-//! of two pairs, added to a float32). Two panels give a tile of the result, summed up in registers. Operands and result may
-//! each be float32 or bfloat16 in memory.
+//! Both operands are packed into panels, once for all threads: some rows of the left one, some columns of the right one,
+//! pairs of neighbours along the inner dimension side by side, as the processor's instruction takes them (`vdpbf16ps`: a
+//! product of two pairs, added to a float32). Then each task multiplies some panels of both, which stay in its core's
+//! second-level cache: two panels give a tile of the result, summed up in registers. What is packed at a time stays in
+//! the third-level cache. Operands and result may each be float32 or bfloat16 in memory.
 //!
 //! How a product is cut along its inner dimension depends on the shape alone, and no sum on how it is cut across, so results
 //! do not depend on the number of threads. A processor with matrix registers
@@ -35,13 +35,19 @@ const WIDE: usize = 32;
 /// float32.
 const DEPTH: usize = 512;
 
-/// Words of packed panels of the left and of the right operand: together three quarters of a second-level cache. A single
-/// panel may take more.
-const LEFT_WORDS: usize = 1 << 16;
-const RIGHT_WORDS: usize = 1 << 17;
+/// Words of packed panels of the left and of the right operand that a task multiplies: together three quarters of a
+/// second-level cache. A single panel may take more.
+const TASK_WORDS: [usize; 2] = [1 << 16, 1 << 17];
 
-/// Tasks of each thread that a product is cut into, at least, if it is not too small: more would pack more, fewer would
-/// leave threads waiting for the last one.
+/// Words of either that are packed at a time, for each of up to eight threads: enough that the right operand is seldom
+/// packed twice, and little beside a third-level cache.
+const PACKED_WORDS: [usize; 2] = [1 << 19, 3 << 18];
+
+/// Panels that a task packs.
+const PANELS: usize = 8;
+
+/// Tasks of each thread that a product is cut into, at least, if it is not too small: fewer would leave threads waiting
+/// for the last one.
 const TASKS: usize = 4;
 
 /// Whether this processor multiplies bfloat16 itself. Where it does not, float32 instructions give the same to rounding,
@@ -56,38 +62,49 @@ pub fn has_bfloat16() -> bool {
     return false;
 }
 
-/// Words of scratch that a thread needs for products of any size whose inner dimension is at most `depth`.
-pub(super) fn scratch_len(depth: usize) -> usize {
-    let pairs = depth.div_ceil(2);
-    LEFT_WORDS.max(pairs * LEFT) + RIGHT_WORDS.max(pairs * WIDE)
+/// Words of scratch for products of any size whose inner dimension is at most `depth`.
+pub(super) fn scratch_len(depth: usize, threads: usize) -> usize {
+    rooms(depth.div_ceil(2), threads).iter().sum()
 }
 
-/// How a product is cut: panels of both operands that a task takes, and of the left one that are packed at once; pairs of
-/// one slice of the inner dimension.
-struct Blocks {
-    rows: usize,
-    cols: usize,
-    rows_at_once: usize,
-    depth: usize,
+/// Words that are packed at a time of the left and of the right operand: one panel at least.
+fn rooms(pairs: usize, threads: usize) -> [usize; 2] {
+    let [left, right] = PACKED_WORDS.map(|words| words * threads.min(8));
+    [left.max(pairs * LEFT), right.max(pairs * WIDE)]
 }
 
-impl Blocks {
-    fn of(c: &Operand, pairs: usize, threads: usize) -> Blocks {
-        let depth = match c {
-            Operand::F32(_) => pairs.min(DEPTH),
-            Operand::Bf16(_) => pairs,
-        };
-        let (a_panels, b_panels) = (c.rows().div_ceil(TALL), c.cols().div_ceil(WIDE));
-        let (mut rows, mut cols) = (a_panels, b_panels.min((RIGHT_WORDS / (depth * WIDE)).max(1)));
-        while a_panels.div_ceil(rows) * b_panels.div_ceil(cols) < TASKS * threads && rows * cols > 4 {
-            if rows * TALL >= cols * WIDE { rows = rows.div_ceil(2) } else { cols = cols.div_ceil(2) }
-        }
-        Blocks { rows, cols, rows_at_once: (LEFT_WORDS / (depth * LEFT)).max(1), depth }
+/// The panels of an operand.
+#[derive(Clone, Copy)]
+struct Side {
+    /// Rows or columns of the result, and of a panel.
+    len: usize,
+    lanes: usize,
+    /// Words of a pair in all lanes.
+    width: usize,
+    /// Panels that are packed at a time.
+    at_once: usize,
+}
+
+impl Side {
+    fn panels(&self) -> usize {
+        self.len.div_ceil(self.lanes)
+    }
+
+    fn chunks(&self) -> usize {
+        self.panels().div_ceil(self.at_once)
+    }
+
+    fn chunk(&self, index: usize) -> Range<usize> {
+        index * self.at_once..((index + 1) * self.at_once).min(self.panels())
+    }
+
+    /// Rows or columns of panels.
+    fn lanes_of(&self, panels: &Range<usize>) -> Range<usize> {
+        panels.start * self.lanes..(panels.end * self.lanes).min(self.len)
     }
 }
 
-/// The product over the pool; `after` sees each tile on the thread that computes it. `scratch` is [`scratch_len`] words a
-/// thread.
+/// The product over the pool; `after` sees each tile on the thread that completes it. `scratch` is [`scratch_len`] words.
 ///
 /// # Safety
 /// Nobody else touches `c`, and nobody writes to `a` or `b`, during the call. `after` touches, of what other tiles write,
@@ -100,49 +117,137 @@ pub(super) unsafe fn product(
 ) {
     let Product { c, a, b, .. } = of;
     assert!(a.rows() == c.rows() && b.cols() == c.cols() && a.cols() == b.rows(), "product of unlike shapes");
-    let blocks = Blocks::of(c, a.cols().div_ceil(2), pool.threads());
-    let (tall, wide) = (blocks.rows * TALL, blocks.cols * WIDE);
-    let (n_rows, n_cols) = (c.rows().div_ceil(tall), c.cols().div_ceil(wide));
-    let scratch_len = scratch.len() / pool.threads();
-    pool.run(n_rows * n_cols, |index, thread| {
-        let (row, col) = (index % n_rows * tall, index / n_rows * wide);
-        let tile = Tile { rows: row..(row + tall).min(c.rows()), cols: col..(col + wide).min(c.cols()) };
-        // SAFETY: every thread has its own scratch; tiles of the result are disjoint; the rest is the caller's promise.
-        unsafe {
-            let scratch = scratch.write(thread * scratch_len..(thread + 1) * scratch_len);
-            block(of, &blocks, &tile, scratch);
+    let pairs = match c {
+        Operand::F32(_) => a.cols().div_ceil(2).min(DEPTH),
+        Operand::Bf16(_) => a.cols().div_ceil(2),
+    };
+    let rooms = rooms(pairs, pool.threads());
+    let side = |len, lanes, width, room: usize| Side { len, lanes, width, at_once: room / (pairs * width) };
+    let sides = [side(c.rows(), TALL, LEFT, rooms[0]), side(c.cols(), WIDE, WIDE, rooms[1])];
+    // SAFETY: the caller's promise.
+    let (left, right) = unsafe { scratch.write(0..rooms[0] + rooms[1]) }.split_at_mut(rooms[0]);
+    let packed = [Shared::of(left), Shared::of(right)];
+    for slice in ranges(0..a.cols(), 2 * pairs) {
+        let mut done = [0..0, 0..0];
+        for chunk in chunks(&sides) {
+            let part = Part { of, sides: &sides, slice: slice.clone(), chunk: &chunk, packed };
+            // SAFETY: passed on to the caller; nobody else knows of the scratch.
+            unsafe {
+                part.pack(pool, [0, 1].map(|i| chunk[i] != done[i]));
+                part.multiply(pool, &after);
+            }
+            done = chunk;
         }
-        after(&tile);
-    });
+    }
 }
 
-/// One task's block of the result.
-///
-/// # Safety
-/// As [`product`], of this block.
-unsafe fn block(of: &Product, blocks: &Blocks, tile: &Tile, scratch: &mut [u32]) {
-    let depth = of.a.cols();
-    let (left, right) = scratch.split_at_mut(LEFT_WORDS.max(blocks.depth * LEFT));
-    for slice in ranges(0..depth, 2 * blocks.depth) {
-        let pairs = slice.len().div_ceil(2);
-        // SAFETY: passed on to the caller.
-        unsafe { pack(of.b.part(slice.clone(), tile.cols.clone()).t(), WIDE, WIDE, right) };
-        for group in ranges(tile.rows.clone(), blocks.rows_at_once * TALL) {
-            // SAFETY: as above.
-            unsafe { pack(of.a.part(group.clone(), slice.clone()), TALL, LEFT, left) };
-            for (cols, right) in ranges(tile.cols.clone(), WIDE).zip(right.chunks_exact(pairs * WIDE)) {
-                let start = match of.bias {
-                    _ if of.accumulate || slice.start > 0 => Start::Add,
-                    Some(bias) => Start::Bias(&bias[cols.clone()]),
-                    None => Start::Zero,
-                };
-                for (rows, left) in ranges(group.clone(), TALL).zip(left.chunks_exact(pairs * LEFT)) {
-                    // SAFETY: as above.
-                    unsafe {
-                        match of.c.part(rows, cols.clone()) {
-                            Operand::F32(c) => multiply(left, right, pairs, start, &sums(c)),
-                            Operand::Bf16(c) => multiply(left, right, pairs, start, &sums(c)),
-                        }
+/// All pairs of chunks of both operands, so that the one with fewer chunks has each of them packed once.
+fn chunks(sides: &[Side; 2]) -> impl Iterator<Item = [Range<usize>; 2]> {
+    let [left, right] = *sides;
+    let [n_left, n_right] = [left.chunks(), right.chunks()];
+    (0..n_left * n_right).map(move |i| match n_left <= n_right {
+        true => [left.chunk(i / n_right), right.chunk(i % n_right)],
+        false => [left.chunk(i % n_left), right.chunk(i / n_left)],
+    })
+}
+
+/// Part of a product: a slice of the inner dimension, and a chunk of the panels of either operand.
+struct Part<'a> {
+    of: &'a Product<'a>,
+    sides: &'a [Side; 2],
+    slice: Range<usize>,
+    chunk: &'a [Range<usize>; 2],
+    packed: [Shared<'a, u32>; 2],
+}
+
+impl Part<'_> {
+    fn pairs(&self) -> usize {
+        self.slice.len().div_ceil(2)
+    }
+
+    /// Where panels of a side lie in what is packed.
+    fn words(&self, side: usize, panels: &Range<usize>) -> Range<usize> {
+        let (panel, first) = (self.pairs() * self.sides[side].width, self.chunk[side].start);
+        (panels.start - first) * panel..(panels.end - first) * panel
+    }
+
+    /// Packs the chunks of the sides where that is asked for.
+    ///
+    /// # Safety
+    /// Nobody writes to the operands, and nobody else touches what is packed.
+    unsafe fn pack(&self, pool: &mut Pool, asked: [bool; 2]) {
+        let groups = |side: usize| ranges(self.chunk[side].clone(), PANELS);
+        let n_groups = [0, 1].map(|side| if asked[side] { groups(side).count() } else { 0 });
+        pool.run(n_groups[0] + n_groups[1], |index, _| {
+            let (side, group) = if index < n_groups[0] { (0, index) } else { (1, index - n_groups[0]) };
+            let panels = groups(side).nth(group).expect("one of the groups");
+            let Side { lanes, width, .. } = self.sides[side];
+            let along = self.sides[side].lanes_of(&panels);
+            let from = match side {
+                0 => self.of.a.part(along, self.slice.clone()),
+                _ => self.of.b.part(self.slice.clone(), along).t(),
+            };
+            // SAFETY: groups do not overlap; the rest is the caller's promise.
+            unsafe { pack(from, lanes, width, self.packed[side].write(self.words(side, &panels))) };
+        });
+    }
+
+    /// Panels of either side that a task multiplies.
+    fn of_a_task(&self, threads: usize) -> [usize; 2] {
+        let panels = [0, 1].map(|side| self.chunk[side].len());
+        let fit = |side: usize| TASK_WORDS[side] / (self.pairs() * self.sides[side].width);
+        let mut task = [0, 1].map(|side| fit(side).clamp(1, panels[side]));
+        let n_tasks = |task: [usize; 2]| panels[0].div_ceil(task[0]) * panels[1].div_ceil(task[1]);
+        while n_tasks(task) < TASKS * threads && task[0] * task[1] > 4 {
+            let larger = usize::from(task[0] * TALL < task[1] * WIDE);
+            task[larger] = task[larger].div_ceil(2);
+        }
+        task
+    }
+
+    /// Multiplies what is packed.
+    ///
+    /// # Safety
+    /// As [`product`].
+    unsafe fn multiply(&self, pool: &mut Pool, after: &(impl Fn(&Tile) + Sync)) {
+        let task = self.of_a_task(pool.threads());
+        let groups = |side: usize| ranges(self.chunk[side].clone(), task[side]);
+        let n_rows = groups(0).count();
+        pool.run(n_rows * groups(1).count(), |index, _| {
+            let (group_of_rows, group_of_cols) = (index % n_rows, index / n_rows);
+            let rows = groups(0).nth(group_of_rows).expect("one of the groups");
+            let cols = groups(1).nth(group_of_cols).expect("one of the groups");
+            // SAFETY: tiles of the result are disjoint; the rest is the caller's promise.
+            unsafe { self.tiles(&rows, &cols) };
+            if self.slice.end == self.of.a.cols() {
+                let [rows, cols] = [self.sides[0].lanes_of(&rows), self.sides[1].lanes_of(&cols)];
+                after(&Tile { rows, cols });
+            }
+        });
+    }
+
+    /// One task's tiles of the result.
+    ///
+    /// # Safety
+    /// As [`product`], of these tiles.
+    unsafe fn tiles(&self, rows: &Range<usize>, cols: &Range<usize>) {
+        let (of, pairs) = (self.of, self.pairs());
+        // SAFETY: everything is packed, and nobody packs now.
+        let [left, right] = [(0, rows), (1, cols)]
+            .map(|(side, panels)| unsafe { self.packed[side].read(self.words(side, panels)) });
+        let (rows, cols) = (self.sides[0].lanes_of(rows), self.sides[1].lanes_of(cols));
+        for (cols, right) in ranges(cols, WIDE).zip(right.chunks_exact(pairs * WIDE)) {
+            let start = match of.bias {
+                _ if of.accumulate || self.slice.start > 0 => Start::Add,
+                Some(bias) => Start::Bias(&bias[cols.clone()]),
+                None => Start::Zero,
+            };
+            for (rows, left) in ranges(rows.clone(), TALL).zip(left.chunks_exact(pairs * LEFT)) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    match of.c.part(rows, cols.clone()) {
+                        Operand::F32(c) => multiply(left, right, pairs, start, &sums(c)),
+                        Operand::Bf16(c) => multiply(left, right, pairs, start, &sums(c)),
                     }
                 }
             }
@@ -179,7 +284,7 @@ mod tests {
             let mut b: Vec<f32> = (0..k * n).map(|i| (i as f32 * 0.73).cos()).collect();
             let mut b_rounded: Vec<Bf16> = b.iter().map(|&x| Bf16::new(x)).collect();
             let bias = vec![1.0; n];
-            let mut scratch = vec![0; 2 * scratch_len(k)];
+            let mut scratch = vec![0; scratch_len(k, pool.threads())];
             for transposed in [false, true] {
                 let at = |i: usize, j: usize, l: usize| {
                     if transposed { (a[l * m + i], b[j * k + l]) } else { (a[i * k + l], b[l * n + j]) }
