@@ -135,9 +135,12 @@ mod x86 {
             let mut registers = [[_mm512_setzero_ps(); 2]; ROWS];
             match start {
                 Start::Zero => {}
+                // Over all of them: indices that are not known when this is compiled would keep them in memory.
                 Start::Add => {
-                    for (i, registers) in registers.iter_mut().enumerate().take(rows) {
-                        *registers = T::load(first.add(i * stride), cols);
+                    for (i, registers) in registers.iter_mut().enumerate() {
+                        if i < rows {
+                            *registers = T::load(first.add(i * stride), cols);
+                        }
                     }
                 }
                 Start::Bias(bias) => registers = [f32::load(bias.as_ptr(), cols); ROWS],
