@@ -39,8 +39,8 @@ pub struct Trainer {
     pub cursor: u64,
     x_bt: Vec<u32>,
     y_bt: Vec<u32>,
-    /// The first row of the run that these two hold, if they hold any.
-    filled: Option<u64>,
+    /// The first row of the run that the plan's inputs hold, if they hold any.
+    uploaded: Option<u64>,
     losses_bt: Vec<f64>,
     /// Sums of the losses of this step, one for each term of the objective.
     sums: Vec<f64>,
@@ -63,7 +63,7 @@ impl Trainer {
             cursor: 0,
             x_bt: vec![0; len],
             y_bt: vec![0; len],
-            filled: None,
+            uploaded: None,
             losses_bt: vec![0.0; len],
             sums: vec![0.0; plan.objective.len()],
             plan,
@@ -114,17 +114,19 @@ impl Trainer {
         let rows = plan.shape.batch_size;
         let first_row = index * rows as u64;
         let row = self.cursor + first_row;
-        if self.filled != Some(row) {
+        let mut upload = |session: &mut Session, row| {
             loader.fill(row, rows, x_bt, y_bt);
+            session.upload(plan.tokens, Data::U32(x_bt))?;
+            session.upload(plan.targets, Data::U32(y_bt))
+        };
+        if self.uploaded.take() != Some(row) {
+            upload(session, row)?;
         }
-        session.upload(plan.tokens, Data::U32(x_bt))?;
-        session.upload(plan.targets, Data::U32(y_bt))?;
         plan.set_rng(session, self.seed, self.step as u32, first_row as u32)?;
         session.run(if index == 0 { plan.phases.first } else { plan.phases.more });
-        // A GPU is at work meanwhile.
+        // A GPU is at work meanwhile. What is wrong with the next batch is said when its turn comes.
         let next = row + rows as u64;
-        loader.fill(next, rows, x_bt, y_bt);
-        self.filled = Some(next);
+        self.uploaded = upload(session, next).is_ok().then_some(next);
         for (term, sum) in plan.objective.iter().zip(sums) {
             session.download_f64(term.losses, losses_bt)?;
             // One running sum, so that its order does not depend on how the batch is cut.

@@ -1,8 +1,9 @@
-//! The NVIDIA driver: devices, memory, one stream, kernels. Only this file and those below it call it.
+//! The NVIDIA driver: devices, memory, streams, kernels. Only this file and those below it call it.
 //!
-//! Work is put on one stream and runs in its order; reading memory back waits for it. An error of a kernel shows in a
+//! Work is put on one stream and runs in its order, inputs come to it beside that (`ahead.rs`); reading memory back waits for it. An error of a kernel shows in a
 //! later call, as CUDA reports it.
 
+mod ahead;
 mod gpu;
 mod owned;
 
@@ -12,6 +13,7 @@ use std::ptr;
 
 use super::error::CudaError;
 use super::library::{Library, Places, functions};
+pub(super) use ahead::Ahead;
 pub(super) use gpu::Gpu;
 use owned::MAX_ARGUMENTS;
 pub(super) use owned::{Argument, Graph, Kernel, Memory, Module};
@@ -26,6 +28,7 @@ const OUT_OF_MEMORY: c_int = 2;
 const NO_DEVICE: c_int = 100;
 const STREAM_NON_BLOCKING: c_uint = 1;
 const EVENT_DEFAULT: c_uint = 0;
+const EVENT_NO_TIMING: c_uint = 2;
 const CAPTURE_THREAD_LOCAL: c_int = 1;
 const MULTIPROCESSOR_COUNT: c_int = 16;
 const CAPABILITY_MAJOR: c_int = 75;
@@ -53,12 +56,16 @@ functions! {
         memory_info = cuMemGetInfo_v2(*mut usize, *mut usize);
         allocate = cuMemAlloc_v2(*mut Address, usize);
         free = cuMemFree_v2(Address);
+        allocate_host = cuMemAllocHost_v2(*mut *mut c_void, usize);
+        free_host = cuMemFreeHost(*mut c_void);
         fill = cuMemsetD8Async(Address, u8, usize, Handle);
         write = cuMemcpyHtoDAsync_v2(Address, *const c_void, usize, Handle);
         read = cuMemcpyDtoHAsync_v2(*mut c_void, Address, usize, Handle);
+        copy = cuMemcpyDtoDAsync_v2(Address, Address, usize, Handle);
         stream_create = cuStreamCreate(*mut Handle, c_uint);
         stream_destroy = cuStreamDestroy_v2(Handle);
         stream_synchronize = cuStreamSynchronize(Handle);
+        stream_wait = cuStreamWaitEvent(Handle, Handle, c_uint);
         capture_begin = cuStreamBeginCapture_v2(Handle, c_int);
         capture_end = cuStreamEndCapture(Handle, *mut Handle);
         graph_instantiate = cuGraphInstantiateWithFlags(*mut Handle, Handle, u64);

@@ -25,7 +25,7 @@ mod nvrtc;
 mod operators;
 mod tables;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use blas::{Blas, CublasLt};
 use cache::Cache;
 use cudnn::{Attentions, CudnnLibrary};
-use driver::{Driver, Gpu, Graph, Memory};
+use driver::{Ahead, Driver, Gpu, Graph, Memory};
 use kernels::Kernels;
 use launch::Launcher;
 use layout::{Element, Layout};
@@ -88,6 +88,7 @@ struct Prepared {
     scratch: Memory,
     tables: Tables,
     attentions: Attentions,
+    ahead: HashMap<TensorId, Ahead>,
 }
 
 impl Cuda {
@@ -207,21 +208,30 @@ impl Backend for Cuda {
         };
         let tables = Tables::new(&self.gpu, &plan, addresses)?;
         let graphs = plan.phases().map(|_| None).collect();
-        self.prepared = Some(Prepared { graphs, plan, layout, arena, copies, scratch, tables, attentions });
+        let ahead = inputs_ahead(&plan, &layout).map(|(id, bytes)| Ok((id, Ahead::new(&self.gpu, bytes)?)));
+        let ahead = ahead.collect::<Result<_, CudaError>>()?;
+        self.prepared =
+            Some(Prepared { graphs, plan, layout, arena, copies, scratch, tables, attentions, ahead });
         Ok(self.rehearse()?)
     }
 
     fn memory_bytes(&self) -> usize {
-        let Prepared { arena, copies, scratch, tables, .. } = self.prepared();
-        arena.bytes() + copies.bytes() + scratch.bytes() + tables.bytes() + blas::WORKSPACE_BYTES
+        let Prepared { arena, copies, scratch, tables, ahead, .. } = self.prepared();
+        let ahead: usize = ahead.values().map(Ahead::bytes).sum();
+        arena.bytes() + copies.bytes() + scratch.bytes() + tables.bytes() + ahead + blas::WORKSPACE_BYTES
     }
 
     fn upload(&mut self, tensor: TensorId, data: Data) -> Result<(), Error> {
-        let Prepared { plan, layout, arena, copies, .. } = self.prepared();
+        let prepared = self.prepared.as_mut().expect("a session prepares its backend first");
+        let Prepared { plan, layout, arena, copies, ahead, .. } = prepared;
         let address = arena.at(layout.offset(tensor));
+        let mut write = |bytes: &[u8]| match ahead.get_mut(&tensor) {
+            Some(ahead) => ahead.write(address, bytes),
+            None => self.gpu.write(address, bytes),
+        };
         let narrowed;
         let reals = match data {
-            Data::U32(values) => return Ok(self.gpu.write(address, cast_slice(values))?),
+            Data::U32(values) => return Ok(write(cast_slice(values))?),
             Data::F32(values) => values,
             Data::F64(values) => {
                 narrowed = values.iter().map(|&value| value as f32).collect::<Vec<_>>();
@@ -229,10 +239,9 @@ impl Backend for Cuda {
             }
         };
         let width = plan.tensor(tensor).width();
-        let write = |address, element: Element| self.gpu.write(address, &element.encode(reals, width));
-        write(address, layout.element(tensor))?;
+        write(&layout.element(tensor).encode(reals, width))?;
         if let Some(offset) = layout.copy(tensor) {
-            write(copies.at(offset), Element::Bf16)?;
+            self.gpu.write(copies.at(offset), &Element::Bf16.encode(reals, width))?;
         }
         Ok(())
     }
@@ -300,6 +309,17 @@ fn scratch_bytes(plan: &Plan, layout: &Layout, in_any_order: bool) -> usize {
     operators::scratch_bytes(plan).max(cudnn::scratch_bytes(plan, layout, in_any_order))
 }
 
+/// Inputs of more bytes than this are copied beside the work that is on its way. The driver takes smaller ones along with the
+/// call.
+const AHEAD_BYTES: usize = 64 << 10;
+
+/// Inputs that are copied ahead, and their bytes.
+fn inputs_ahead(plan: &Plan, layout: &Layout) -> impl Iterator<Item = (TensorId, usize)> {
+    let inputs = plan.tensors().filter(|(_, tensor)| tensor.role == Role::Input);
+    let sized = inputs.map(|(id, t)| (id, layout.element(id).bytes_of(t.rows(), t.width())));
+    sized.filter(|(_, bytes)| *bytes > AHEAD_BYTES)
+}
+
 /// Bytes that a plan takes of a GPU's memory, by role. Activations share one region; what the backend takes beside the
 /// tensors is [`Role::Workspace`].
 /// `in_any_order` is that of [`CudaOptions`].
@@ -311,7 +331,8 @@ pub fn memory_by_role(plan: &Plan, in_any_order: bool) -> BTreeMap<Role, usize> 
     }
     let lasting: usize = by_role.values().sum();
     by_role.insert(Role::Activation, layout.arena_bytes - lasting);
-    let own = layout.copy_bytes + scratch_bytes(plan, &layout, in_any_order) + blas::WORKSPACE_BYTES;
+    let ahead: usize = inputs_ahead(plan, &layout).map(|(_, bytes)| bytes).sum();
+    let own = layout.copy_bytes + scratch_bytes(plan, &layout, in_any_order) + ahead + blas::WORKSPACE_BYTES;
     by_role.insert(Role::Workspace, own);
     by_role
 }

@@ -92,3 +92,41 @@ fn memory_is_known() {
         assert!(session.memory_bytes() >= 4 * elements);
     }
 }
+
+/// What is uploaded is read by what runs after it and by nothing before, however much is uploaded while a device works: here
+/// up to three batches before the first result is read, of inputs that go ahead of the work and of such that do not.
+#[test]
+fn inputs_come_in_their_turn() {
+    for len in [5, 20_000] {
+        let mut b = Builder::new();
+        let phase = b.begin("forward");
+        let (x, sum_of) = (b.input("x", &[len]), b.input("addend", &[len]));
+        let doubled = b.scale(x, 2.0);
+        let y = b.add(doubled, sum_of);
+        b.mark_output(y);
+        let plan = b.finish();
+        for (label, make) in makes() {
+            let mut session = Session::new(plan.clone(), make()).unwrap();
+            let upload = |session: &mut Session, batch: u32| {
+                let batch = batch as f32;
+                session.upload(x, Data::F32(&vec![batch; len])).unwrap();
+                session.upload(sum_of, Data::F32(&vec![100.0 * batch; len])).unwrap();
+            };
+            upload(&mut session, 0);
+            for batch in 0..9 {
+                session.run(phase);
+                (0..batch % 3 + 1).rev().for_each(|earlier| upload(&mut session, batch + 1 + 10 * earlier));
+                if batch % 3 != 2 {
+                    let mut found = vec![0.0; len];
+                    session.download(y, &mut found).unwrap();
+                    let expected = 102.0 * batch as f32;
+                    assert!(
+                        found.iter().all(|&y| y == expected),
+                        "{label}, {len}: batch {batch}, {}",
+                        found[0]
+                    );
+                }
+            }
+        }
+    }
+}

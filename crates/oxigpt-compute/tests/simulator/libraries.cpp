@@ -1,10 +1,15 @@
 // NVIDIA's driver, NVRTC and cuBLASLt, as far as src/cuda calls them, on a machine without a GPU. (cuDNN: cudnn.cpp.)
 //
 // One library stands under all three names. Device memory is the process's own; NVRTC hands a kernel's source to the
-// C++ compiler of the machine, after machine.h; a launch runs it at once, on the calling thread; a product is three
-// loops. A stream that is being recorded keeps what is put on it, as a graph.
+// C++ compiler of the machine, after machine.h; a product is three loops. A stream that is being recorded keeps what is
+// put on it, as a graph.
 //
-// There are two devices, so that nothing hangs on the order in which threads take turns: on the second it is reversed.
+// A stream does its work as late as it may: when someone waits for it. Of two streams, what no event orders therefore
+// happens in an order that shows, and differs between the two devices: on the first, the second of a GPU's two streams does its
+// work at once. Memory that was allocated for the host is read when its copy is done, other memory when it is asked for.
+//
+// There are two devices also because nothing may hang on the order in which threads take turns: on the second it is
+// reversed.
 //
 // Compiled with -DCOMPILER="c++ ..." and -DMACHINE="...machine.h" and -DSCRATCH="directory".
 
@@ -20,8 +25,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <fstream>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <regex>
@@ -41,24 +48,71 @@ typedef std::vector<std::function<void()>> Work;
 
 struct Stream {
     Work* recording = nullptr;
+    /// Does its work at once.
+    bool eager = false;
+    std::deque<std::function<void()>> waiting;
 };
 
-/// Does it, or keeps it for later if the stream is being recorded.
-int put(Handle stream, std::function<void()> work) {
-    Stream* on = static_cast<Stream*>(stream);
-    if (on && on->recording) {
-        on->recording->push_back(std::move(work));
-    } else {
-        work();
+/// How often it has been put on a stream, and how often that has come to pass.
+struct Event {
+    Stream* on = nullptr;
+    unsigned recorded = 0, happened = 0;
+};
+
+static bool advance(Stream* stream) {
+    if (stream->waiting.empty()) return false;
+    const auto work = std::move(stream->waiting.front());
+    stream->waiting.pop_front();
+    work();
+    return true;
+}
+
+/// Does all work of a stream.
+static int drain(Stream* stream) {
+    while (advance(stream)) {
     }
     return SUCCESS;
 }
 
-API int cuStreamCreate(Handle* stream, unsigned) { return *stream = new Stream, SUCCESS; }
+/// Does the work of a stream up to an event.
+static int reach(Event* event, unsigned record) {
+    while (event->happened < record && advance(event->on)) {
+    }
+    return event->happened < record ? INVALID : SUCCESS;
+}
+
+/// Has it done in its turn, or keeps it for later if the stream is being recorded.
+int put(Handle handle, std::function<void()> work) {
+    Stream* stream = static_cast<Stream*>(handle);
+    if (stream->recording) {
+        stream->recording->push_back(std::move(work));
+        return SUCCESS;
+    }
+    stream->waiting.push_back(std::move(work));
+    return stream->eager ? drain(stream) : SUCCESS;
+}
+
+/// A context is its device's number, plus one.
+static thread_local Handle current_context;
+
+static bool is_reversed() { return current_context == reinterpret_cast<Handle>(2); }
+
+/// A GPU is opened with two streams, for work and for copies.
+API int cuStreamCreate(Handle* stream, unsigned) {
+    static thread_local bool is_second = true;
+    is_second = !is_second;
+    *stream = new Stream{nullptr, is_second && !is_reversed(), {}};
+    return SUCCESS;
+}
 
 API int cuStreamDestroy_v2(Handle stream) { return delete static_cast<Stream*>(stream), SUCCESS; }
 
-API int cuStreamSynchronize(Handle) { return SUCCESS; }
+API int cuStreamSynchronize(Handle stream) { return drain(static_cast<Stream*>(stream)); }
+
+API int cuStreamWaitEvent(Handle stream, Handle handle, unsigned) {
+    Event* event = static_cast<Event*>(handle);
+    return put(stream, [=, record = event->recorded] { reach(event, record); });
+}
 
 API int cuStreamBeginCapture_v2(Handle stream, int) {
     static_cast<Stream*>(stream)->recording = new Work;
@@ -81,20 +135,28 @@ API int cuGraphDestroy(Handle graph) { return delete static_cast<Work*>(graph), 
 
 API int cuGraphExecDestroy(Handle executable) { return delete static_cast<Work*>(executable), SUCCESS; }
 
-API int cuGraphLaunch(Handle executable, Handle) {
-    for (const auto& work : *static_cast<Work*>(executable)) work();
-    return SUCCESS;
+API int cuGraphLaunch(Handle executable, Handle stream) {
+    return put(stream, [=] {
+        for (const auto& work : *static_cast<Work*>(executable)) work();
+    });
 }
 
 // ---- events: no time passes ----
 
-API int cuEventCreate(Handle* event, unsigned) { return *event = new int, SUCCESS; }
+API int cuEventCreate(Handle* event, unsigned) { return *event = new Event, SUCCESS; }
 
-API int cuEventDestroy_v2(Handle event) { return delete static_cast<int*>(event), SUCCESS; }
+API int cuEventDestroy_v2(Handle event) { return delete static_cast<Event*>(event), SUCCESS; }
 
-API int cuEventRecord(Handle, Handle) { return SUCCESS; }
+API int cuEventRecord(Handle handle, Handle stream) {
+    Event* event = static_cast<Event*>(handle);
+    event->on = static_cast<Stream*>(stream);
+    return put(stream, [=, record = ++event->recorded] { event->happened = record; });
+}
 
-API int cuEventSynchronize(Handle) { return SUCCESS; }
+API int cuEventSynchronize(Handle handle) {
+    Event* event = static_cast<Event*>(handle);
+    return reach(event, event->recorded);
+}
 
 API int cuEventElapsedTime(float* ms, Handle, Handle) { return *ms = 1.0f, SUCCESS; }
 
@@ -126,9 +188,6 @@ API int cuDeviceGetAttribute(int* value, int attribute, int) {
         default: return INVALID;
     }
 }
-
-/// A context is its device's number, plus one.
-static thread_local Handle current_context;
 
 API int cuDevicePrimaryCtxRetain(Handle* context, int device) {
     return *context = reinterpret_cast<Handle>((intptr_t)device + 1), SUCCESS;
@@ -165,12 +224,43 @@ API int cuMemsetD8Async(uint64_t address, unsigned char value, size_t bytes, Han
     });
 }
 
-API int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, Handle) {
-    return memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS;
+/// Memory of the host that a device reads itself: where it begins, and ends.
+static std::mutex pinned_guard;
+static std::map<const char*, const char*> pinned;
+
+API int cuMemAllocHost_v2(void** memory, size_t bytes) {
+    *memory = malloc(bytes);
+    const std::lock_guard<std::mutex> lock(pinned_guard);
+    pinned[static_cast<char*>(*memory)] = static_cast<char*>(*memory) + bytes;
+    return SUCCESS;
 }
 
-API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Handle) {
-    return memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS;
+API int cuMemFreeHost(void* memory) {
+    const std::lock_guard<std::mutex> lock(pinned_guard);
+    pinned.erase(static_cast<char*>(memory));
+    return free(memory), SUCCESS;
+}
+
+static bool is_pinned(const char* from) {
+    const std::lock_guard<std::mutex> lock(pinned_guard);
+    const auto after = pinned.upper_bound(from);
+    return after != pinned.begin() && from < std::prev(after)->second;
+}
+
+API int cuMemcpyHtoDAsync_v2(uint64_t to, const void* source, size_t bytes, Handle stream) {
+    const char* from = static_cast<const char*>(source);
+    if (is_pinned(from)) return put(stream, [=] { memcpy(reinterpret_cast<void*>(to), from, bytes); });
+    return put(stream, [=, staged = std::vector<char>(from, from + bytes)] {
+        memcpy(reinterpret_cast<void*>(to), staged.data(), bytes);
+    });
+}
+
+API int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, Handle stream) {
+    return put(stream, [=] { memcpy(to, reinterpret_cast<void*>(from), bytes); });
+}
+
+API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, Handle stream) {
+    return put(stream, [=] { memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes); });
 }
 
 // ---- kernels ----
@@ -220,7 +310,7 @@ API int cuLaunchKernel(Handle handle, unsigned gx, unsigned gy, unsigned gz, uns
     if (!gx || !gy || !gz || !threads || by != 1 || bz != 1 || gy > 65535 || gz > 65535 || (int)shared_bytes > function->shared_bytes) {
         return INVALID;
     }
-    const bool reverse = current_context == reinterpret_cast<Handle>(2);
+    const bool reverse = is_reversed();
     // Values are copied now, as the driver does. Eight bytes are the longest.
     std::vector<uint64_t> values;
     for (int i = 0; i < function->kernel.parameters; i++) values.push_back(*static_cast<uint64_t*>(parameters[i]));

@@ -1,4 +1,4 @@
-//! One GPU: memory, copies, launches, recordings and time, all on one stream.
+//! One GPU: memory, copies, launches, recordings and time, all on one stream, and another for copies beside it.
 
 use std::ffi::c_int;
 use std::ptr;
@@ -10,12 +10,14 @@ use super::{
 };
 use crate::cuda::error::CudaError;
 
-/// One GPU at work: its context and a stream.
+/// One GPU at work: its context and its streams.
 pub(in crate::cuda) struct Gpu {
     driver: Driver,
     device: c_int,
     context: Handle,
-    stream: Handle,
+    pub(super) stream: Handle,
+    /// For copies beside the work.
+    pub(super) copy_stream: Handle,
     /// What it is.
     pub(in crate::cuda) info: GpuInfo,
 }
@@ -40,11 +42,13 @@ impl Gpu {
         // SAFETY: writes one handle.
         let status = unsafe { (driver.api.context_retain)(&mut context, device) };
         driver.check("cuDevicePrimaryCtxRetain", status)?;
-        let mut gpu = Gpu { driver, device, context, stream: ptr::null_mut(), info };
-        let mut stream = ptr::null_mut();
-        // SAFETY: the context is current; writes one handle.
-        gpu.call("cuStreamCreate", |api| unsafe { (api.stream_create)(&mut stream, STREAM_NON_BLOCKING) })?;
-        gpu.stream = stream;
+        let [mut stream, mut copy_stream] = [ptr::null_mut(); 2];
+        let mut gpu = Gpu { driver, device, context, stream, copy_stream, info };
+        for stream in [&mut stream, &mut copy_stream] {
+            // SAFETY: the context is current; writes one handle.
+            gpu.call("cuStreamCreate", |api| unsafe { (api.stream_create)(stream, STREAM_NON_BLOCKING) })?;
+        }
+        (gpu.stream, gpu.copy_stream) = (stream, copy_stream);
         Ok(Arc::new(gpu))
     }
 
@@ -213,8 +217,10 @@ impl Drop for Gpu {
     fn drop(&mut self) {
         // What fails here has nobody to be told.
         let _ = self.synchronize();
-        // SAFETY: nothing else uses the stream, and what was loaded or allocated holds `self`.
-        let _ = self.call("cuStreamDestroy", |api| unsafe { (api.stream_destroy)(self.stream) });
+        for stream in [self.stream, self.copy_stream] {
+            // SAFETY: nothing else uses the stream, and what was loaded or allocated holds `self`.
+            let _ = self.call("cuStreamDestroy", |api| unsafe { (api.stream_destroy)(stream) });
+        }
         // SAFETY: retained once, by `open`.
         unsafe { (self.driver.api.context_release)(self.device) };
     }
