@@ -162,8 +162,8 @@ impl<A: Arithmetic> Head<'_, A> {
                 }
                 let sizes = (n_queries, n_keys, seen);
                 let store = if keys < first { Store::Added } else { Store::Scaled(1.0) };
-                pair.add_values(dout, sizes, (&mut dv_te[keys * e..], e), store);
-                pair.add_keys(q, sizes, (&mut dk_te[keys * e..], e), store);
+                let sums = [&mut dv_te[keys * e..], &mut dk_te[keys * e..]];
+                pair.add_values_and_keys([dout, q], sizes, (sums, e), store);
                 let store = if keys > 0 { Store::Added } else { Store::Scaled(1.0) };
                 pair.add_queries(k, sizes, dq_qe, store);
             }
@@ -232,28 +232,18 @@ impl<A: Arithmetic> Pair<'_, A> {
         }
     }
 
-    /// Adds to the gradients of values.
-    fn add_values(
+    /// Adds to the gradients of values, and to those of keys.
+    fn add_values_and_keys(
         &mut self,
-        dout: Right<A::Word>,
+        [dout, q]: [Right<A::Word>; 2],
         sizes: (usize, usize, usize),
-        sums: (&mut [f32], usize),
+        ([dv_ke, dk_ke], e): ([&mut [f32]; 2], usize),
         store: Store,
     ) {
-        let weights = A::over_queries(&self.weights_kq[..sizes.1 * TILE], self.words);
-        sums_over_queries::<A>(weights, dout, sizes, sums, store);
-    }
-
-    /// Adds to the gradients of keys.
-    fn add_keys(
-        &mut self,
-        q: Right<A::Word>,
-        sizes: (usize, usize, usize),
-        sums: (&mut [f32], usize),
-        store: Store,
-    ) {
-        let dscores = A::over_queries(&self.dscores_kq[..sizes.1 * TILE], self.words);
-        sums_over_queries::<A>(dscores, q, sizes, sums, store);
+        for (by_kq, rows, sums_ke) in [(&*self.weights_kq, dout, dv_ke), (&*self.dscores_kq, q, dk_ke)] {
+            let by_kq = A::over_queries(&by_kq[..sizes.1 * TILE], self.words);
+            sums_over_queries::<A>(by_kq, rows, sizes, (sums_ke, e), store);
+        }
     }
 
     /// Adds to the gradients of queries.
