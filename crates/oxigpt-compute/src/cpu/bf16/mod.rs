@@ -48,7 +48,7 @@ const PANELS: usize = 8;
 
 /// Tasks of each thread that a product is cut into, at least, if it is not too small: fewer would leave threads waiting
 /// for the last one.
-const TASKS: usize = 4;
+const TASKS: usize = 8;
 
 /// Whether this processor multiplies bfloat16 itself. Where it does not, float32 instructions give the same to rounding,
 /// more slowly than products in float32.
