@@ -18,8 +18,26 @@ if [ $# -lt 3 ]; then
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2
     exit 2
 fi
+parts="machine conformance golden sanitizer speed attention sizes decoding training"
+
+# Ends with what is wrong with the call.
+refuse() {
+    printf 'error: %s\n' "$1" >&2
+    exit 2
+}
+
+for binary in "$1" "$2" "$3"; do
+    [ -f "$binary" ] && [ -x "$binary" ] || refuse "$binary is no program"
+done
 oxigpt=$(realpath "$1") conformance=$(realpath "$2") golden=$(realpath "$3")
+# Test binaries of other crates have the same names, and a filter that finds nothing passes.
+"$conformance" --list 2>/dev/null | grep -q '^attention::' || refuse "$2 has no conformance tests"
+"$golden" --list 2>/dev/null | grep -q '^golden::' || refuse "$3 has no golden tests"
+for part in ${ONLY:-}; do
+    [[ " $parts " == *" $part "* ]] || refuse "ONLY: $part is none of: $parts"
+done
 report=$(realpath -m "${4:-gpu_report.txt}")
+touch "$report" || refuse "$report cannot be written"
 here=$(cd "$(dirname "$0")" && pwd)
 export OXIGPT_TEST_DEVICE=cuda OXIGPT_FIXTURES=$here/../crates/oxigpt-model/tests/fixtures
 failures=0
@@ -48,10 +66,16 @@ step() {
         $((SECONDS - began)) | tee -a "$report"
 }
 
+# What is not checked, and why.
+left_out() {
+    printf '%s: LEFT OUT, %s\n' "$1" "$2" | tee -a "$report"
+}
+
 if asked machine; then
     step "machine" nvidia-smi
     step "devices" "$oxigpt" devices
     step "devices as JSON" "$oxigpt" devices --json
+    step "a GPU that can be used" bash -c '"$1" devices --json | grep -Eq "\"cuda\": *true"' - "$oxigpt"
 fi
 if asked conformance; then
     # Attention has hundreds of variants, each compiled once.
@@ -64,7 +88,9 @@ if asked golden; then
     step "golden values" "$golden" golden
     step "golden values, kernels of our own" env OXIGPT_CUDNN=off "$golden" golden
 fi
-if asked sanitizer && command -v compute-sanitizer >/dev/null; then
+if asked sanitizer && ! command -v compute-sanitizer >/dev/null; then
+    left_out "compute-sanitizer" "it is not installed"
+elif asked sanitizer; then
     for tool in memcheck racecheck initcheck; do
         step "compute-sanitizer $tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
             "$conformance" --test-threads=1 training_step
@@ -122,7 +148,9 @@ if asked decoding; then
     done
 fi
 # nanoGPT reports a best validation loss of 1.4697.
-if asked training && [ -n "${TINYSHAKESPEARE:-}" ]; then
+if asked training && [ -z "${TINYSHAKESPEARE:-}" ]; then
+    left_out "training" "TINYSHAKESPEARE names no text"
+elif asked training; then
     place=$(mktemp -d)
     step "text" "$oxigpt" prepare text --input "$TINYSHAKESPEARE" --tokenizer char --out "$place/data"
     step "training" "$oxigpt" train shakespeare-char --device=cuda --dataset="$place/data" --out_dir="$place/run"

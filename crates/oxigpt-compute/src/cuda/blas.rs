@@ -28,6 +28,9 @@ const BIAS_POINTER: c_int = 8;
 const AUX_POINTER: c_int = 11;
 const AUX_LD: c_int = 12;
 const MAX_WORKSPACE_BYTES: c_int = 1;
+const REDUCTION_SCHEMES: c_int = 3;
+/// Parts of a sum are added up in the type that they were computed in, not in that of the result.
+const IN_COMPUTE_TYPE: u32 = 2;
 const MIN_ALIGNMENT: [c_int; 4] = [5, 6, 7, 8];
 
 /// What cuBLASLt may take for itself; 32 MiB is what NVIDIA recommends for Hopper.
@@ -375,8 +378,10 @@ impl Blas {
         let api = &self.library.api;
         let mut prepared =
             Prepared { desc: ptr::null_mut(), layouts: [ptr::null_mut(); 3], algorithm: [0; 8] };
+        // TF32 is a way to multiply float32.
+        let compute = if product.a.element == Element::Bf16 { COMPUTE_32F } else { self.compute };
         // SAFETY: writes one handle.
-        let status = unsafe { (api.desc_create)(&mut prepared.desc, self.compute, REAL_32F) };
+        let status = unsafe { (api.desc_create)(&mut prepared.desc, compute, REAL_32F) };
         self.library.check("cublasLtMatmulDescCreate", status)?;
         let Prepared { desc, .. } = prepared;
         self.set(desc, TRANSPOSE_A, &c_int::from(product.b.transposed))?;
@@ -424,6 +429,8 @@ impl Blas {
         };
         let workspace = self.workspace.bytes();
         set(MAX_WORKSPACE_BYTES, (&raw const workspace).cast(), size_of::<usize>())?;
+        let schemes = IN_COMPUTE_TYPE;
+        set(REDUCTION_SCHEMES, (&raw const schemes).cast(), size_of::<u32>())?;
         let [a, b, c] = key.alignment;
         for (attribute, alignment) in MIN_ALIGNMENT.into_iter().zip([b, a, c, c]) {
             set(attribute, (&raw const alignment).cast(), size_of::<u32>())?;
@@ -446,27 +453,33 @@ impl Blas {
         Ok(usable.map(|proposal| proposal.algorithm).collect())
     }
 
-    /// The algorithm that took the least time, at best.
+    /// The algorithm that took the least time, at best; the error of the last where none works.
     fn fastest(
         &self,
         product: &Product,
         prepared: &Prepared,
         proposals: &[Algorithm],
     ) -> Result<Algorithm, CudaError> {
-        let mut best = (f32::INFINITY, proposals[0]);
+        let (mut best, mut failure) = (None::<(f32, Algorithm)>, None);
         for algorithm in proposals {
             for _ in 0..=TIMED_RUNS {
                 // SAFETY: as the caller of `prepare` promises.
                 match self.gpu.time(|| unsafe { self.multiply(product, prepared, algorithm) }) {
-                    Ok(ms) if ms < best.0 => best = (ms, *algorithm),
+                    Ok(ms) if best.is_none_or(|(least, _)| ms < least) => best = Some((ms, *algorithm)),
                     Ok(_) => {}
                     // A proposal that does not work is not the fastest; one that broke the GPU shows below.
-                    Err(_) => break,
+                    Err(error) => {
+                        failure = Some(error);
+                        break;
+                    }
                 }
             }
         }
         self.gpu.synchronize()?;
-        Ok(best.1)
+        match (best, failure) {
+            (None, Some(error)) => Err(error),
+            (best, _) => Ok(best.map_or(proposals[0], |(_, algorithm)| algorithm)),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use graph::{Graph, Number, Operand, Place};
 
 type Handle = *mut c_void;
 
-/// A variable that is `off` where attention is to be done without cuDNN.
+/// A variable that is `off` (or `no`, `false`, `0`) where attention is to be done without cuDNN.
 const SWITCH: &str = "OXIGPT_CUDNN";
 
 /// Oldest version whose attention takes a mask of minus infinity.
@@ -82,7 +82,8 @@ impl CudnnLibrary {
     /// Opens the library, which must have been built for the CUDA of the cuBLASLt that is open: it ends the process where it
     /// does not find that one.
     pub(super) fn open(places: &Places, cuda_major: i32) -> Result<CudnnLibrary, CudaError> {
-        if env::var_os(SWITCH).is_some_and(|value| value == "off") {
+        let is_no = |value: String| ["off", "no", "false", "0"].contains(&value.to_lowercase().as_str());
+        if env::var(SWITCH).is_ok_and(is_no) {
             return Err(CudaError::Unwanted);
         }
         let library = places.open(Library::Cudnn, cuda_major)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::blas::CublasLt;
 use super::cudnn::{Attentions, CudnnLibrary};
-use super::driver::{Driver, Gpu, GpuInfo};
+use super::driver::{Driver, Gpu, GpuInfo, NEEDED_CAPABILITY};
 use super::error::CudaError;
 use super::library::{Library, Places};
 use super::nvrtc::Nvrtc;
@@ -28,9 +28,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether the backend can be used with a GPU of the list.
+    /// Whether the backend can be used with the first GPU.
     pub fn is_complete(&self) -> bool {
-        let has_gpu = matches!(&self.gpus, Some(Ok(gpus)) if !gpus.is_empty());
+        let is_new = |gpu: &GpuInfo| gpu.capability >= NEEDED_CAPABILITY;
+        let has_gpu = matches!(&self.gpus, Some(Ok(gpus)) if gpus.first().is_some_and(is_new));
         let is_there = |(library, found): &(Library, Result<_, _>)| library.is_optional() || found.is_ok();
         has_gpu && self.libraries.iter().all(is_there)
     }
@@ -72,7 +73,9 @@ pub(super) fn of_places(places: &Places) -> Report {
     let major = driver.as_ref().map_or(i32::MAX, Driver::major);
     let gpus = driver.as_ref().ok().map(Driver::gpus);
     let cublaslt = CublasLt::open(places, major);
-    let cuda_major = cublaslt.as_ref().map_or(major, CublasLt::cuda_major);
+    // It needs that one, of its own version.
+    let cudnn = cublaslt.as_ref().map_err(CudaError::clone);
+    let cudnn = cudnn.and_then(|cublaslt| CudnnLibrary::open(places, cublaslt.cuda_major()));
     let libraries = vec![
         (
             Library::Driver,
@@ -87,11 +90,7 @@ pub(super) fn of_places(places: &Places) -> Report {
                 .map(|found| LibraryReport { path: found.path, version: found.version }),
         ),
         (Library::CublasLt, cublaslt.map(|found| LibraryReport { path: found.path, version: found.version })),
-        (
-            Library::Cudnn,
-            CudnnLibrary::open(places, cuda_major)
-                .map(|found| LibraryReport { path: found.path, version: found.version }),
-        ),
+        (Library::Cudnn, cudnn.map(|found| LibraryReport { path: found.path, version: found.version })),
     ];
     Report { libraries, gpus }
 }

@@ -22,7 +22,7 @@ pub(super) use owned::{Argument, Graph, Kernel, Memory, Module};
 const NEEDED_MAJOR: i32 = 12;
 
 /// Compute capability that our kernels need: bfloat16 came with Ampere.
-const NEEDED_CAPABILITY: (i32, i32) = (8, 0);
+pub(super) const NEEDED_CAPABILITY: (i32, i32) = (8, 0);
 
 const OUT_OF_MEMORY: c_int = 2;
 const NO_DEVICE: c_int = 100;

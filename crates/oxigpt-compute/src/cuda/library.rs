@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::ffi::c_void;
 use std::fmt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::error::CudaError;
@@ -119,6 +120,8 @@ impl fmt::Display for Library {
 /// Where to look, in order.
 pub(super) struct Places {
     dirs: Vec<PathBuf>,
+    /// How many of them, at the beginning, our own variable names: any version of a library there comes before others.
+    asked_for: usize,
     /// Whether to ask the system's loader at last, which has a list of its own.
     and_system: bool,
 }
@@ -134,6 +137,7 @@ impl Places {
         };
         let mut dirs = of_variable(OWN_VARIABLE);
         dirs.extend(below(dirs.clone()));
+        let asked_for = Places::new(dirs.clone()).dirs.len();
         dirs.extend(of_variable("LD_LIBRARY_PATH"));
         dirs.extend(below([of_variable("CUDA_HOME"), of_variable("CUDA_PATH")].concat()));
         let mut prefixes = [of_variable("VIRTUAL_ENV"), of_variable("CONDA_PREFIX")].concat();
@@ -145,21 +149,25 @@ impl Places {
         prefixes.push("/usr/local".into());
         dirs.extend(prefixes.iter().flat_map(|prefix| python_dirs(prefix)));
         dirs.extend(SYSTEM_DIRS.map(PathBuf::from));
-        Places { and_system: true, ..Places::new(dirs) }
+        Places { and_system: true, asked_for, ..Places::new(dirs) }
     }
 
     /// Those of `dirs` that exist, each once.
     pub(super) fn new(dirs: Vec<PathBuf>) -> Places {
         let mut seen = BTreeSet::new();
         let dirs = dirs.into_iter().filter(|dir| dir.is_dir() && seen.insert(dir.clone())).collect();
-        Places { dirs, and_system: false }
+        Places { dirs, asked_for: 0, and_system: false }
     }
 
     /// Opens a library. One that is found but cannot be loaded is passed over for the next.
     pub(super) fn open(&self, library: Library, driver_major: i32) -> Result<Opened, CudaError> {
         let names = library.names(driver_major);
         let mut refusal = None;
-        for path in names.iter().flat_map(|name| self.dirs.iter().map(move |dir| dir.join(name))) {
+        let (asked_for, others) = self.dirs.split_at(self.asked_for);
+        let below = |dirs: &'_ [PathBuf]| -> Vec<PathBuf> {
+            names.iter().flat_map(|name| dirs.iter().map(move |dir| dir.join(name))).collect()
+        };
+        for path in [asked_for, others].into_iter().flat_map(below) {
             if path.exists() {
                 match Opened::open(&path) {
                     Ok(opened) => return Ok(opened),
@@ -220,12 +228,12 @@ impl Opened {
                 entries(path.parent().unwrap_or(path)).filter(|p| is_named(p, "libnvrtc-builtins.so"));
             builtins.for_each(|path| drop(open_globally(&path)));
         }
-        let library = open_globally(path).map_err(|error| with_causes(&error))?;
+        let library = open_globally(path)?;
         // cuDNN asks for its parts by name alone, and ends the process where it does not find one.
         if is_named(path, "libcudnn.so") {
             for part in CUDNN_PARTS {
                 let part = path.with_file_name(format!("libcudnn_{part}.so.9"));
-                open_globally(&part).map_err(|error| with_causes(&error))?;
+                open_globally(&part)?;
             }
         }
         Ok(Opened { path: path.to_owned(), library })
@@ -239,7 +247,44 @@ impl Opened {
     }
 }
 
-fn open_globally(path: &Path) -> Result<&'static libloading::Library, libloading::Error> {
+fn open_globally(path: &Path) -> Result<&'static libloading::Library, String> {
+    if path.is_absolute() && path.exists() && !is_whole(path).map_err(|error| error.to_string())? {
+        return Err(format!("{}: the file is cut off", path.display()));
+    }
+    load(path).map_err(|error| with_causes(&error))
+}
+
+/// Whether a file has all bytes that its program headers map: touching what is missing would end the process. What is no
+/// library of 64 bits is left to the loader, which says so.
+fn is_whole(path: &Path) -> io::Result<bool> {
+    let metadata = fs_err::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other(format!("{}: no plain file", path.display())));
+    }
+    let (file, len) = (fs_err::File::open(path)?, metadata.len());
+    let mut head = Vec::new();
+    file.take(1 << 16).read_to_end(&mut head)?;
+    let number = |at: usize, bytes: usize| {
+        let mut number = [0; 8];
+        head.get(at..at + bytes).map(|found| {
+            number[..bytes].copy_from_slice(found);
+            u64::from_le_bytes(number)
+        })
+    };
+    const LOADED: u64 = 1;
+    let ends = || {
+        let (first, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+        let header = |i| usize::try_from(first.checked_add(i * size)?).ok();
+        let end = |at: usize| match number(at, 4)? {
+            LOADED => number(at + 8, 8)?.checked_add(number(at + 32, 8)?),
+            _ => Some(0),
+        };
+        (0..count).map(|i| end(header(i)?)).collect::<Option<Vec<_>>>()
+    };
+    Ok(!head.starts_with(b"\x7fELF\x02\x01") || ends().is_some_and(|ends| ends.iter().all(|end| *end <= len)))
+}
+
+fn load(path: &Path) -> Result<&'static libloading::Library, libloading::Error> {
     #[cfg(unix)]
     {
         use libloading::os::unix;

@@ -91,6 +91,7 @@ fn table(report: &Report, attention: Option<&str>) -> String {
     } else {
         "--device=cuda cannot be used here\n"
     };
+    hints.dedup();
     text + &hints.iter().map(|hint| format!("hint: {hint}\n")).collect::<String>()
 }
 

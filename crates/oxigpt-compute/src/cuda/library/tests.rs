@@ -87,6 +87,35 @@ fn the_best_that_works_is_taken() {
     );
 }
 
+/// Touching a page behind the end of a file would end the process.
+#[test]
+fn a_library_that_is_cut_off_is_passed_over() {
+    let dir = TempDir::new().unwrap();
+    let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+    let whole = first.join("libnvrtc.so.13");
+    let Some(()) = library(&whole, NVRTC, &["-DVERSION=13"]) else { return };
+    let bytes = fs_err::read(&whole).unwrap();
+    let places = Places::new(vec![first.clone()]);
+    for len in [4, 63, 64, 200, 3000, bytes.len() / 2] {
+        fs_err::write(&whole, &bytes[..len]).unwrap();
+        let message = refusal(Nvrtc::open(&places, 13));
+        assert!(message.starts_with("the NVRTC library cannot be loaded: "), "{len}: {message}");
+    }
+    library(&second.join("libnvrtc.so.13"), NVRTC, &["-DVERSION=13"]).unwrap();
+    assert_eq!(Nvrtc::open(&Places::new(vec![first, second]), 13).ok().unwrap().version, "13.2");
+}
+
+/// An older version in a directory that was asked for comes before a newer one elsewhere.
+#[test]
+fn directories_that_were_asked_for_come_first() {
+    let dir = TempDir::new().unwrap();
+    let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+    let Some(()) = library(&first.join("libnvrtc.so.12"), NVRTC, &["-DVERSION=12"]) else { return };
+    library(&second.join("libnvrtc.so.13"), NVRTC, &["-DVERSION=13"]).unwrap();
+    let places = Places { asked_for: 1, ..Places::new(vec![first, second]) };
+    assert_eq!(Nvrtc::open(&places, 13).ok().unwrap().version, "12.2");
+}
+
 #[test]
 fn a_library_that_lacks_a_function_is_named() {
     let dir = TempDir::new().unwrap();
