@@ -29,12 +29,14 @@ impl Accuracy {
         self.correct as f64 / self.items as f64
     }
 
-    /// The 95 % confidence interval of the share (Wilson 1927; the score interval, without correction for continuity).
+    /// The 95 % confidence interval of the share (Wilson 1927; the score interval, without correction for continuity). It
+    /// begins with 0 where none was right, and ends with 1 where all were, which rounding would miss.
     pub fn interval(&self) -> [f64; 2] {
         let (n, p) = (self.items as f64, self.value());
         let center = p + Z * Z / (2.0 * n);
         let reach = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
-        [center - reach, center + reach].map(|bound| (bound / (1.0 + Z * Z / n)).clamp(0.0, 1.0))
+        let [low, high] = [center - reach, center + reach].map(|bound| bound / (1.0 + Z * Z / n));
+        [if self.correct == 0 { 0.0 } else { low }, if self.correct == self.items { 1.0 } else { high }]
     }
 }
 
@@ -69,6 +71,18 @@ mod tests {
         assert_interval(0, 20, [0.0, 0.1611]);
         assert_interval(1, 29, [0.0061, 0.1718]);
         assert_interval(20, 20, [0.8389, 1.0]);
+    }
+
+    #[test]
+    fn none_and_all_have_exact_ends() {
+        for items in 1..100 {
+            let ends = |correct| Accuracy { correct, items }.interval();
+            assert_eq!((ends(0)[0], ends(items)[1]), (0.0, 1.0), "{items} items");
+            for correct in 1..items {
+                let [low, high] = ends(correct);
+                assert!(0.0 < low && low < high && high < 1.0, "{correct} of {items}: {low} to {high}");
+            }
+        }
     }
 
     #[test]
