@@ -38,6 +38,17 @@ pub trait TensorSource {
     /// Says that a tensor will not be read again soon: what holds it in memory for that may let it go.
     fn release(&self, _name: &str) {}
 
+    /// Names of those with elements that are not finite numbers.
+    fn not_finite(&self) -> Result<Vec<String>, Error> {
+        let mut found = Vec::new();
+        for (name, _) in self.shapes() {
+            if !self.read(&name)?.iter().all(|x| x.is_finite()) {
+                found.push(name);
+            }
+        }
+        Ok(found)
+    }
+
     /// All of them, in memory.
     fn collect(&self) -> Result<NamedTensors, Error> {
         let read = |(name, shape): (String, Vec<usize>)| {

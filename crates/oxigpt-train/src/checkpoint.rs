@@ -252,16 +252,13 @@ fn open(root: &Path, step: u64) -> Result<Checkpoint, Error> {
 }
 
 fn check_finite(tensors: &MappedTensors) -> Result<(), Error> {
-    for (name, _) in tensors.shapes() {
-        if !tensors.read(&name)?.iter().all(|x| x.is_finite()) {
-            let path = tensors.origin();
-            return Err(Error::bad_checkpoint(
-                Path::new(&path),
-                &format!("not all numbers of `{name}` are finite"),
-            ));
+    match tensors.not_finite()?.first() {
+        Some(name) => {
+            let reason = format!("not all numbers of `{name}` are finite");
+            Err(Error::bad_checkpoint(Path::new(&tensors.origin()), &reason))
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Writes the checkpoint of `state`, makes it the latest, and also the best if `state` says so. If it cannot be

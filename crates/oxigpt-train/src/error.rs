@@ -36,7 +36,10 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
 
-    /// A task that cannot be scored with this file.
+    /// A file of a task that cannot be read; the message names it.
+    #[error(transparent)]
+    TaskFile(Box<oxigpt_eval::tasks::TaskError>),
+    /// A task that cannot be scored with the items of this file.
     #[error("{file}: {source}", file = file.display())]
     Task {
         /// The file of its items.
@@ -329,7 +332,7 @@ impl Error {
             Error::Changed { key, was, .. } => {
                 Some(format!("leave --{key} at {was}, or start another run with another --out_dir"))
             }
-            Error::Task { source, .. } => source.hint(),
+            Error::Task { source, .. } | Error::TaskFile(source) => source.hint(),
             Error::NoBase { name, .. } => Some(format!(
                 "put it back there; a model of the hub is fetched again by `oxigpt sample --from {name}`"
             )),
@@ -413,6 +416,7 @@ impl Error {
             | Error::RunExists { .. }
             | Error::Changed { .. }
             | Error::Task { .. }
+            | Error::TaskFile { .. }
             | Error::NoBase { .. }
             | Error::OtherData { .. }
             | Error::SmallVocab { .. } => return None,

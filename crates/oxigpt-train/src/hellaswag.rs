@@ -63,12 +63,12 @@ fn path<'a>(settings: &'a Settings, published: Option<&'a Path>) -> Result<Optio
 }
 
 fn read(settings: &Settings, path: &Path, tokenizer: &Tokenizer) -> Result<Questions, Error> {
-    let in_file = |source| Error::Task { file: path.into(), source: Box::new(source) };
-    let mut items = hellaswag::read(path).map_err(in_file)?;
+    let mut items = hellaswag::read(path).map_err(|error| Error::TaskFile(Box::new(error)))?;
     if settings.hellaswag_limit > 0 {
         items.truncate(settings.hellaswag_limit);
     }
-    Questions::new(&items, tokenizer, settings.block_size, &[Protocol::BuildNanoGpt]).map_err(in_file)
+    Questions::new(&items, tokenizer, settings.block_size, &[Protocol::BuildNanoGpt])
+        .map_err(|source| Error::Task { file: path.into(), source: Box::new(source) })
 }
 
 /// Rows and positions of a scorer for them.

@@ -182,24 +182,11 @@ impl Trainer {
 
     /// Whether all moments of the optimizer are finite.
     pub(crate) fn has_finite_moments(&self) -> Result<bool, Error> {
-        let moments = self.plan.moments.of(&self.session);
-        for entry in self.plan.moments.entries() {
-            if !moments.read(&entry.name)?.iter().all(|m| m.is_finite()) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(self.plan.moments.of(&self.session).not_finite()?.is_empty())
     }
 
     /// Names of the tensors whose weights are not all finite.
     pub(crate) fn bad_weights(&self) -> Result<Vec<String>, Error> {
-        let weights = self.plan.learned().of(&self.session);
-        let mut bad = Vec::new();
-        for entry in self.plan.learned().entries() {
-            if !weights.read(&entry.name)?.iter().all(|w| w.is_finite()) {
-                bad.push(entry.name.clone());
-            }
-        }
-        Ok(bad)
+        Ok(self.plan.learned().of(&self.session).not_finite()?)
     }
 }

@@ -7,6 +7,7 @@ mod tokenizer;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -175,20 +176,20 @@ pub(crate) struct SampleArgs {
     #[arg(allow_hyphen_values = true)]
     pub(crate) start: String,
     /// How many samples
-    #[arg(long, alias = "num_samples", default_value_t = 1, value_name = "N")]
-    pub(crate) num_samples: usize,
+    #[arg(long, alias = "num_samples", default_value = "1", value_name = "N", value_parser = whole::<NonZeroUsize>)]
+    pub(crate) num_samples: NonZeroUsize,
     /// Tokens to generate in each, at most
-    #[arg(long, alias = "max_new_tokens", default_value_t = 500, value_name = "N")]
+    #[arg(long, alias = "max_new_tokens", default_value_t = 500, value_name = "N", value_parser = whole::<usize>)]
     pub(crate) max_new_tokens: usize,
     /// 0 always takes the likeliest token; 1 follows the model's probabilities
     #[arg(long, default_value_t = 0.8, value_name = "X", value_parser = temperature)]
     #[arg(allow_negative_numbers = true)]
     pub(crate) temperature: f64,
     /// Choose among so many likeliest tokens; 0 = all
-    #[arg(long, alias = "top_k", default_value_t = 200, value_name = "N")]
+    #[arg(long, alias = "top_k", default_value_t = 200, value_name = "N", value_parser = whole::<usize>)]
     pub(crate) top_k: usize,
     /// The same seed gives the same text; sample i uses seed + i
-    #[arg(long, default_value_t = 1337, value_name = "N")]
+    #[arg(long, default_value_t = 1337, value_name = "N", value_parser = whole::<u64>)]
     pub(crate) seed: u64,
     /// How weights are kept: half the bytes, nearly twice the speed
     #[arg(long, value_enum, default_value = "float32", value_name = "float32|bfloat16|int8")]
@@ -201,7 +202,7 @@ pub(crate) struct SampleArgs {
     #[arg(long, default_value = "cpu", value_name = "DEVICE", value_parser = device)]
     pub(crate) device: String,
     /// Worker threads; 0 = one per core
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole::<usize>)]
     pub(crate) threads: usize,
     /// Print all samples at the end, as one JSON object
     #[arg(long)]
@@ -248,7 +249,7 @@ pub(crate) enum BenchKind {
 #[derive(Debug, Args)]
 pub(crate) struct BenchSampleArgs {
     /// Texts that are generated side by side
-    #[arg(long, default_value = "1", value_name = "N")]
+    #[arg(long, default_value = "1", value_name = "N", value_parser = whole::<NonZeroUsize>)]
     pub(crate) texts: NonZeroUsize,
     #[command(flatten)]
     pub(crate) bench: BenchArgs,
@@ -257,10 +258,10 @@ pub(crate) struct BenchSampleArgs {
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Steps (or tokens) to time [default: 10 steps, 200 tokens]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<NonZeroU32>)]
     pub(crate) steps: Option<NonZeroU32>,
     /// Steps before the timed ones
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = whole::<usize>)]
     pub(crate) warmup: usize,
     /// Print the numbers as one JSON object
     #[arg(long)]
@@ -277,12 +278,12 @@ pub(crate) struct EvalArgs {
     /// Data directory, or its name under data/; for a run, its own data where neither this nor a task is given
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<String>,
-    /// Which part of the data
-    #[arg(long, default_value = "val", value_name = "val|train")]
+    /// Which part of the data [default: val]
+    #[arg(long, value_name = "val|train")]
     #[arg(value_parser = PossibleValuesParser::new(["val", "train"]), hide_possible_values = true)]
-    pub(crate) split: String,
+    pub(crate) split: Option<String>,
     /// The first N windows only
-    #[arg(long, alias = "limit_windows", value_name = "N")]
+    #[arg(long, alias = "limit_windows", value_name = "N", value_parser = whole::<NonZeroU64>)]
     pub(crate) limit_windows: Option<NonZeroU64>,
     /// A task with a published protocol, hellaswag, lambada or wikitext; may be repeated
     #[arg(long, value_enum, value_name = "TASK", hide_possible_values = true)]
@@ -291,7 +292,7 @@ pub(crate) struct EvalArgs {
     #[arg(long, requires = "task", value_name = "FILE")]
     pub(crate) file: Vec<PathBuf>,
     /// The first N items of each task only: questions, passages, or lines that are not blank
-    #[arg(long, requires = "task", value_name = "N")]
+    #[arg(long, requires = "task", value_name = "N", value_parser = whole::<NonZeroUsize>)]
     pub(crate) limit: Option<NonZeroUsize>,
     /// One definition of HellaSwag alone, build-nanogpt or lm-eval, in half the time of both
     #[arg(long, requires = "task", value_enum, value_name = "NAME", hide_possible_values = true)]
@@ -385,6 +386,12 @@ pub(crate) enum Target {
 pub(crate) enum Dtype {
     Float32,
     Bfloat16,
+}
+
+/// A whole number, from 1 on where the type has no 0.
+fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    let least = if "0".parse::<T>().is_ok() { 0 } else { 1 };
+    text.replace('_', "").parse().map_err(|_| format!("it must be a whole number, {least} or more"))
 }
 
 fn device(text: &str) -> Result<String, String> {

@@ -55,7 +55,8 @@ pub(crate) fn settings(args: &ConfigArgs) -> Result<Settings> {
 /// What an evaluation needs: the model, and the settings whose data, batch and context it takes. There may be no data
 /// where there are tasks.
 pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
-    let EvalArgs { from, data, task: tasks, recipes, flags: EvalFlags(flags), .. } = args;
+    let EvalArgs { from, data, split, limit_windows, task: tasks, recipes, flags: EvalFlags(flags), .. } =
+        args;
     let nowhere = Settings { dataset: String::new(), ..Settings::default() };
     let asked = layered(nowhere, "", &recipes, &flags)?;
     let init_from = start(&asked.init_from, from.as_deref(), &flags)?;
@@ -76,6 +77,16 @@ pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
             "nothing says what to evaluate on",
             "add --data=DIR: a data directory, or its name under data/; `oxigpt prepare` makes one; or a task, such as \
              --task=hellaswag",
+        )
+        .into());
+    }
+    if dataset.is_empty() && (split.is_some() || limit_windows.is_some()) {
+        let flag = if split.is_some() { "--split" } else { "--limit-windows" };
+        return Err(CliError::usage(
+            format!("{flag} is of a data set, and none is named"),
+            format!(
+                "add --data=DIR to measure the loss on one too, or leave {flag} out; --limit is of tasks"
+            ),
         )
         .into());
     }

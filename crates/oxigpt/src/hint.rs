@@ -54,6 +54,7 @@ pub(crate) fn hint(error: &anyhow::Error) -> Option<String> {
 fn io_hint(error: &io::Error) -> Option<String> {
     let hint = match error.kind() {
         io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::IsADirectory => "that is a directory: name a file",
         io::ErrorKind::PermissionDenied => "check whose file it is, and what it allows",
         io::ErrorKind::InvalidData => "the file must be text in UTF-8",
         io::ErrorKind::StorageFull => "make room on the disk",

@@ -82,9 +82,7 @@ pub enum TaskError {
         item: usize,
     },
     /// An answer that the model cannot hold.
-    #[error(
-        "an answer of item {item} has {tokens} tokens, more than the {block_size} positions of the model"
-    )]
+    #[error("an answer of item {item} has {tokens} tokens, and block_size is {block_size}")]
     TooLong {
         /// Item, from 1.
         item: usize,
@@ -108,8 +106,11 @@ impl TaskError {
     /// What to do about it, in one sentence.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            TaskError::Io(error) if error.kind() == io::ErrorKind::NotFound => "check the path",
-            TaskError::Io(_) => return None,
+            TaskError::Io(error) => match error.kind() {
+                io::ErrorKind::NotFound => "check the path",
+                io::ErrorKind::IsADirectory => "name the file in it",
+                _ => return None,
+            },
             TaskError::Compute(error) => return error.hint(),
             TaskError::Model(error) => return error.hint(),
             TaskError::NotUtf8 { .. } => {
@@ -128,7 +129,9 @@ impl TaskError {
             TaskError::Encode { source, .. } => return source.hint(),
             TaskError::NoTokens { .. } => "remove the item from the file",
             TaskError::NoTargets => "name a longer text",
-            TaskError::TooLong { .. } => "evaluate a model with a larger block_size",
+            TaskError::TooLong { .. } => {
+                "raise block_size; where the model has no more positions, choose one that has"
+            }
             TaskError::NotFinite { .. } => {
                 "its weights are damaged or it diverged in training: choose another checkpoint"
             }

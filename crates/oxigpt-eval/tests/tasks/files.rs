@@ -125,6 +125,8 @@ fn files_without_anything_are_named() {
     assert_eq!(refused(b"a\nb\xff\n", wikitext::read).0, "x.jsonl: line 2 is not UTF-8");
     let error = hellaswag::read("/nowhere/x.jsonl".as_ref()).unwrap_err();
     assert!(error.to_string().contains("/nowhere/x.jsonl"), "{error}");
+    let error = hellaswag::read("/".as_ref()).unwrap_err();
+    assert_eq!(error.hint().unwrap(), "name the file in it");
 }
 
 #[test]

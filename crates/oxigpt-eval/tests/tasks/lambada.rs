@@ -102,7 +102,7 @@ fn passages_that_cannot_be_asked_are_named() {
         (error.to_string(), error.hint().unwrap())
     };
     let (message, hint) = refused(&tokenizer(), passage("a", &"x".repeat(24)));
-    assert_eq!(message, "an answer of item 2 has 25 tokens, more than the 24 positions of the model");
+    assert_eq!(message, "an answer of item 2 has 25 tokens, and block_size is 24");
     assert_eq!(hint, "evaluate a model with a larger block_size");
     let (message, _) = refused(&tokenizer(), passage("a", "\u{e9}"));
     assert!(message.starts_with("item 2 cannot be put into tokens: "), "{message}");

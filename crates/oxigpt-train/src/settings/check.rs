@@ -3,7 +3,7 @@
 use oxigpt_model::AttentionError;
 
 use super::error::impossible;
-use super::{BatchSize, Settings, SettingsError, Start};
+use super::{BatchSize, Settings, SettingsError, Start, TaskFile};
 use crate::machine;
 
 impl Settings {
@@ -107,6 +107,12 @@ impl Settings {
             warnings.push(
                 "lora_rank = 0: there are no adapters, whatever lora_alpha and lora_targets say".into(),
             );
+        }
+        if self.hellaswag == TaskFile::None && self.hellaswag_limit > 0 {
+            warnings.push(format!(
+                "hellaswag_limit = {}: HellaSwag is not asked for; --hellaswag does that",
+                self.hellaswag_limit
+            ));
         }
         if self.attention().scale().is_none() && self.attn_scale != attn_scale {
             warnings.push(format!(

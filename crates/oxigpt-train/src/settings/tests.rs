@@ -38,6 +38,11 @@ fn defaults_are_nanogpts_and_valid() {
 fn what_is_said_in_vain_is_told() {
     let warned = |flags: &[(&str, &str)]| with_flags(flags).unwrap().warnings();
     assert!(warned(&[("attn_type", "pointwise-gelu"), ("attn_scale", "length")]).is_empty());
+    assert!(warned(&[("hellaswag", "items.jsonl"), ("hellaswag_limit", "9")]).is_empty());
+    assert_eq!(
+        warned(&[("hellaswag_limit", "9")]),
+        ["hellaswag_limit = 9: HellaSwag is not asked for; --hellaswag does that"]
+    );
     assert_eq!(
         warned(&[("attn_type", "gaussian"), ("attn_scale", "length")]),
         ["attn_scale = length: gaussian attention is divided by nothing, only pointwise kinds are"]

@@ -6,6 +6,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use oxigpt_data::{EndOfText, TokenizerKind};
 
+use super::whole;
+
 pub(crate) const PREPARING: &str = "\
 Examples:
   oxigpt prepare text --input book.txt --tokenizer char --out data/book
@@ -128,7 +130,7 @@ pub(crate) struct HowArgs {
     #[arg(long, alias = "val_fraction", value_name = "X", value_parser = fraction)]
     pub(crate) val_fraction: Option<f64>,
     /// Choose whole documents for validation, by what they say and this seed [default for records: 1337]
-    #[arg(long, alias = "val_seed", value_name = "N")]
+    #[arg(long, alias = "val_seed", value_name = "N", value_parser = whole::<u64>)]
     pub(crate) val_seed: Option<u64>,
     /// Keep the first shard for validation
     #[arg(long, alias = "val_shard", conflicts_with_all = ["val_fraction", "val_seed"])]
@@ -138,10 +140,10 @@ pub(crate) struct HowArgs {
     #[arg(hide_possible_values = true)]
     pub(crate) eot: Option<EndOfText>,
     /// Tokens per shard
-    #[arg(long, alias = "shard_tokens", default_value_t = 100_000_000, value_name = "N")]
+    #[arg(long, alias = "shard_tokens", default_value_t = 100_000_000, value_name = "N", value_parser = whole::<usize>)]
     pub(crate) shard_tokens: usize,
     /// Threads that encode; 0 = one per core. The tokens do not depend on it
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole::<usize>)]
     pub(crate) threads: usize,
 }
 

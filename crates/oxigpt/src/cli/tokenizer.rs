@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use oxigpt_data::TokenizerKind;
 
 use super::prepare::{FilesArgs, TOKENIZERS, tokenizer_parser};
+use super::whole;
 
 const TRAINING: &str = "\
 Examples:
@@ -38,13 +39,13 @@ pub(crate) struct TrainTokenizerArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "field")]
     pub(crate) column: Option<String>,
     /// Tokens, with <|endoftext|> and the 256 bytes; fewer if the text has no further pair twice
-    #[arg(long, alias = "vocab_size", value_name = "N")]
+    #[arg(long, alias = "vocab_size", value_name = "N", value_parser = whole::<usize>)]
     pub(crate) vocab_size: usize,
     /// What to write: NAME.json, or the files of a tokenizer in a directory
     #[arg(long, value_name = "FILE.json | DIR")]
     pub(crate) out: PathBuf,
     /// Threads that read; 0 = one per core. The tokenizer does not depend on it
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole::<usize>)]
     pub(crate) threads: usize,
     /// Replace a tokenizer that is already there
     #[arg(long)]
@@ -69,7 +70,7 @@ pub(crate) struct TokenizeArgs {
     #[arg(long, value_parser = tokenizer_parser(), default_value = "gpt2", value_name = TOKENIZERS)]
     pub(crate) tokenizer: TokenizerKind,
     /// Threads; 0 = one per core
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = whole::<usize>)]
     pub(crate) threads: usize,
     /// Print the numbers as one JSON object
     #[arg(long)]

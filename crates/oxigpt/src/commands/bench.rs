@@ -7,6 +7,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use oxigpt_data::{DatasetError, Error as DataError};
+use oxigpt_model::Error as ModelError;
 use oxigpt_train::bench::{Part, Steps, time_decoding, time_steps};
 use oxigpt_train::settings::Settings;
 use oxigpt_train::{Error, fit_to, machine, planned_vocab_size};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{BenchArgs, BenchKind};
 use crate::configure;
+use crate::hint::CliError;
 use crate::report::{bytes, metric, thousands};
 
 /// GPT-2's words, where nothing says how many there are.
@@ -140,7 +142,8 @@ fn json_of(steps: &Steps, peak: f64) -> Value {
 fn sample(args: &BenchArgs, texts: usize) -> Result<(String, Value)> {
     let (settings, vocab_size) = configured(args)?;
     let n_steps = args.steps.map_or(TOKENS, |steps| steps.get() as usize);
-    let decoding = time_decoding(&settings, vocab_size, texts, n_steps)?;
+    let decoding =
+        time_decoding(&settings, vocab_size, texts, n_steps).map_err(|error| too_much(error, texts))?;
     let (ms, cost) = (decoding.median_ms(), decoding.cost);
     let text = format!(
         "token            {ms:>10.3} ms ({:.3} to {:.3}, {n_steps} tokens, {}, {})\n\
@@ -171,6 +174,16 @@ fn sample(args: &BenchArgs, texts: usize) -> Result<(String, Value)> {
         "peak_memory_bytes": peak_memory(),
     });
     Ok((text, json))
+}
+
+/// The error, with another hint where many texts are what the machine is too small for.
+fn too_much(error: Error, texts: usize) -> anyhow::Error {
+    match error {
+        Error::Memory { .. } | Error::Model(ModelError::TooLarge { .. }) if texts > 1 => {
+            CliError::failure(error.to_string(), "lower --texts").into()
+        }
+        error => error.into(),
+    }
 }
 
 fn peak_memory() -> Option<f64> {

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::cli::{Kept, SampleArgs};
 use crate::configure;
+use crate::hint::CliError;
 use crate::model;
 use oxigpt_train::machine::Machine;
 
@@ -38,15 +39,16 @@ pub(crate) fn run(args: &SampleArgs) -> Result<()> {
     let mut out = io::stdout().lock();
     let mut samples = Vec::new();
     let began = Instant::now();
-    for first in (0..args.num_samples).step_by(SIDE_BY_SIDE) {
-        let last = (first + SIDE_BY_SIDE).min(args.num_samples);
+    let num_samples = args.num_samples.get();
+    for first in (0..num_samples).step_by(SIDE_BY_SIDE) {
+        let last = (first + SIDE_BY_SIDE).min(num_samples);
         let options: Vec<_> = (first..last).map(|index| options(args, index, &speaker)).collect();
         if args.json {
-            samples.extend(speaker.continue_text(&options, &mut io::sink())?.0);
+            samples.extend(speaker.continue_text(&options, "", &mut io::sink())?.0);
             continue;
         }
-        write!(out, "{}{start}", if first > 0 { format!("{RULE}\n") } else { String::new() })?;
-        let (_, others) = speaker.continue_text(&options, &mut out)?;
+        let head = if first > 0 { format!("{RULE}\n{start}") } else { start.clone() };
+        let (_, others) = speaker.continue_text(&options, &head, &mut out)?;
         writeln!(out)?;
         for text in others {
             writeln!(out, "{RULE}\n{start}{text}")?;
@@ -94,13 +96,20 @@ impl Speaker {
         let tokenizer = model.tokenizer.ok_or_else(|| model::no_tokenizer(&args.from, &model.config))?;
         let config = configure::with_attention(model.config, &args.attention)?;
         let prompt = tokenizer.encode_with_specials(start)?;
+        if prompt.is_empty() {
+            return Err(CliError::usage(
+                "--start gives no text to continue",
+                "leave it out to begin with a line break, or give at least one character",
+            )
+            .into());
+        }
         let storage = match args.dtype {
             Kept::Float32 => Storage::Float32,
             Kept::Bfloat16 => Storage::Bfloat16,
             Kept::Int8 => Storage::Int8,
         };
         let positions = prompt.len().saturating_add(args.max_new_tokens).clamp(1, config.block_size);
-        let shape = DecodeShape { batch_size: args.num_samples.clamp(1, SIDE_BY_SIDE), positions, storage };
+        let shape = DecodeShape { batch_size: args.num_samples.get().min(SIDE_BY_SIDE), positions, storage };
         let (plan, table, decoder) = decode_plan(&config, &shape)?;
         let machine = Machine::new(&args.device, args.threads, false);
         let mut session = machine.session(plan)?;
@@ -108,25 +117,27 @@ impl Speaker {
         Ok(Speaker { session, decoder, tokenizer, prompt })
     }
 
-    /// Generates one sample for each of the options, and writes the first piece by piece. Gives the tokens of all, and the
-    /// texts of all others.
+    /// Generates one sample for each of the options, and writes the first piece by piece, behind `head`, which waits for the
+    /// first token: what fails has said nothing. Gives the tokens of all, and the texts of all others.
     fn continue_text(
         &mut self,
         options: &[SampleOptions],
+        head: &str,
         out: &mut dyn Write,
     ) -> Result<(Vec<Vec<u32>>, Vec<String>)> {
         let Speaker { session, decoder, tokenizer, prompt } = self;
         let mut text = StreamDecoder::new();
-        let mut written = Ok(());
+        let (mut head, mut written) = (head.to_owned(), Ok(()));
         let mut show = |index, token| {
             if index == 0 {
-                written = write_now(out, &text.push(tokenizer, token));
+                let piece = std::mem::take(&mut head) + &text.push(tokenizer, token);
+                written = write_now(out, &piece);
             }
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
         let tokens = generate_side_by_side(session, decoder, prompt, options, &mut show)?;
         written?;
-        write_now(out, &text.finish())?;
+        write_now(out, &(head + &text.finish()))?;
         let others = tokens.iter().skip(1).map(|ids| tokenizer.decode(ids)).collect();
         Ok((tokens, others))
     }

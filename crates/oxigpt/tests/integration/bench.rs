@@ -116,7 +116,7 @@ fn decoding_in_every_storage() {
 fn what_is_refused() {
     assert_snapshot!(refused(&["bench", "train", "--steps=0"]), @"
     exit 2
-    error: invalid value '0' for '--steps <N>': number would be zero for non-zero type
+    error: invalid value '0' for '--steps <N>': it must be a whole number, 1 or more
     hint: add --help to see what can be written here
     ");
     assert_snapshot!(refused(&["bench", "train", "--n_layers=3"]), @"
@@ -136,8 +136,18 @@ fn what_is_refused() {
     ");
     assert_snapshot!(refused(&["bench", "sample", "--texts=0"]), @"
     exit 2
-    error: invalid value '0' for '--texts <N>': number would be zero for non-zero type
+    error: invalid value '0' for '--texts <N>': it must be a whole number, 1 or more
     hint: add --help to see what can be written here
+    ");
+    assert_snapshot!(refused(&["bench", "sample", "--texts=1e9"]), @"
+    exit 2
+    error: invalid value '1e9' for '--texts <N>': it must be a whole number, 1 or more
+    hint: add --help to see what can be written here
+    ");
+    assert_snapshot!(refused(&bench("sample", &["--texts=1_000_000_000"])), @"
+    exit 1
+    error: the rows of attention weights would be 16000000000, more than the 4294967296 that can be handled
+    hint: lower --texts
     ");
 }
 

@@ -170,7 +170,7 @@ fn weights_that_are_no_numbers_have_no_loss() {
     let told = place.failed(&["eval", "--from=hf", "--data=stream", "--json"]);
     assert_snapshot!(told, @"
     hf on data/stream (val): 12 windows of 24 tokens
-    error: the loss of hf is NaN
+    error: hf gives NaN: not all numbers of its tensor `wte.weight` are finite
     hint: its weights are damaged, or its training has diverged: use an earlier checkpoint
     ");
 }

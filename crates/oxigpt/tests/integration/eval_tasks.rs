@@ -204,12 +204,56 @@ fn one_definition_alone() {
     let eval = ["eval", "--from=nano", "--definition=lm-eval"];
     let failed = |more: &[&str]| place.failed(&[&eval[..], more].concat());
     assert_snapshot!(failed(&["--task=hellaswag", "--file=old.jsonl"]), @r#"
-    error: old.jsonl (hellaswag): 1 of 3 items have no "activity_label", which lm-eval needs
+    error: old.jsonl (hellaswag): lm-eval is not possible: 1 of 3 items have no "activity_label"
     hint: use the file as it is published, or --definition=build-nanogpt
     "#);
     assert_snapshot!(failed(&["--task=wikitext", "--file=text.txt"]), @"
     error: --definition is of HellaSwag, which is not asked for
     hint: add --task=hellaswag, or leave --definition out
+    ");
+}
+
+/// What cleaning takes away is missed by the definition that cleans, and by no other.
+#[test]
+fn an_ending_that_one_definition_cleans_away() {
+    let place = Place::for_training();
+    place.write("cat.txt", "[step] A cat: it sat.\n".repeat(200));
+    place.done(&["prepare", "text", "--input=cat.txt", "--tokenizer=char", "--out=data/cat", "--force"]);
+    place.done(&["train", "tiny.toml", "--max_iters=1"]);
+    place.write(
+        "items.jsonl",
+        r#"{"activity_label": "cat", "ctx_a": "A cat", "ctx_b": "", "ctx": "A cat", "endings": ["[step]", "sat.", "it", "at"], "label": 0}"#,
+    );
+    let args = ["eval", "--from=run", "--task=hellaswag", "--file=items.jsonl"];
+    let table = place.done(&args);
+    let rows: Vec<_> = table.lines().take_while(|line| !line.is_empty()).skip(2).collect();
+    assert_snapshot!(rows.join("\n"), @r#"
+    build-nanogpt          acc (sum of losses)           0.0000  0.0000 - 0.7935   0 of 1
+    build-nanogpt          acc_norm (loss per token)     0.0000  0.0000 - 0.7935   0 of 1
+    lm-evaluation-harness  not possible: 1 of 1 items have nothing but markers in one of their "endings"
+    "#);
+    assert_snapshot!(place.failed(&[&args[..], &["--definition=lm-eval"]].concat()), @r#"
+    error: items.jsonl (hellaswag): lm-eval is not possible: 1 of 1 items have nothing but markers in one of their "endings"
+    hint: use the file as it is published, or --definition=build-nanogpt
+    "#);
+}
+
+/// No item is to blame for weights that are no numbers.
+#[test]
+fn weights_that_are_no_numbers_have_no_score() {
+    let place = Place::for_training();
+    place.done(&["train", "tiny.toml", "--max_iters=1"]);
+    place.write("passages.jsonl", "{\"text\": \"the cat sat on the mat\"}\n");
+    let file = "run/checkpoints/step-00000001/model.safetensors";
+    let mut model = place.read(file);
+    let header = 8 + u64::from_le_bytes(*model.first_chunk().unwrap()) as usize;
+    model[header..header + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    place.write(file, &model);
+    let told = place.failed(&["eval", "--from=run", "--task=lambada", "--file=passages.jsonl"]);
+    assert_snapshot!(told, @"
+    run on passages.jsonl (lambada)
+    error: passages.jsonl (lambada): run gives NaN: not all numbers of its tensor `wte.weight` are finite
+    hint: its weights are damaged, or its training has diverged: use an earlier checkpoint
     ");
 }
 
@@ -264,8 +308,18 @@ fn tasks_that_are_not_complete() {
     ");
     assert_snapshot!(refused(&["--task=hellaswag", "--file=items.jsonl", "--limit=0"]), @"
     exit 2
-    error: invalid value '0' for '--limit <N>': number would be zero for non-zero type
+    error: invalid value '0' for '--limit <N>': it must be a whole number, 1 or more
     hint: add --help to see what can be written here
+    ");
+    assert_snapshot!(refused(&["--task=hellaswag", "--file=items.jsonl", "--split=train"]), @"
+    exit 2
+    error: --split is of a data set, and none is named
+    hint: add --data=DIR to measure the loss on one too, or leave --split out; --limit is of tasks
+    ");
+    assert_snapshot!(refused(&["--task=hellaswag", "--file=items.jsonl", "--limit_windows=3"]), @"
+    exit 2
+    error: --limit-windows is of a data set, and none is named
+    hint: add --data=DIR to measure the loss on one too, or leave --limit-windows out; --limit is of tasks
     ");
 }
 
@@ -298,8 +352,12 @@ fn files_that_do_not_suit_the_task_or_the_model() {
     hint: use only characters of the text that the vocabulary was made of, or prepare the data with the gpt2 tokenizer, which encodes any text
     ");
     assert_snapshot!(refused("--from=nano", "hellaswag", "published.jsonl"), @"
-    error: published.jsonl (hellaswag): an answer of item 1 has 38 tokens, more than the 32 positions of the model
-    hint: evaluate a model with a larger block_size
+    error: published.jsonl (hellaswag): an answer of item 1 has 38 tokens, and block_size is 32
+    hint: raise block_size; where the model has no more positions, choose one that has
+    ");
+    assert_snapshot!(refused("--from=nano", "hellaswag", "data"), @"
+    error: failed to read from file `data`: Is a directory (os error 21)
+    hint: name the file in it
     ");
     assert_snapshot!(refused("--from=hf", "hellaswag", "items.jsonl"), @"
     error: hf has no tokenizer: nothing says which words its 160 tokens are

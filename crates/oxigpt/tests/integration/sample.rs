@@ -74,7 +74,6 @@ fn many_samples_are_those_alone() {
         let alone = said(&place, &[&format!("--seed={}", 5 + index), "--top-k=3", "--dtype=int8"]);
         assert_eq!(texts[index], alone, "sample {index}");
     }
-    assert_eq!(said(&place, &["--num-samples=0"]), "");
 }
 
 /// Weights in fewer bits speak too, and take less memory.
@@ -138,6 +137,25 @@ fn a_reader_that_hangs_up_is_no_error() {
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
 }
 
+/// Nothing is said before there is something to say.
+#[test]
+fn a_model_that_gives_no_probabilities_says_nothing() {
+    let place = place_with_model();
+    let nothing_new = ["sample", "--from=model", "--start=abc", "--max-new-tokens=0"];
+    assert_eq!(place.done(&nothing_new), "abc\n");
+    let mut model = place.read("model/model.safetensors");
+    let header = 8 + u64::from_le_bytes(*model.first_chunk().unwrap()) as usize;
+    model[header..].chunks_exact_mut(4).for_each(|x| x.copy_from_slice(&f32::NAN.to_le_bytes()));
+    place.write("model/model.safetensors", &model);
+    assert_snapshot!(place.run(&["sample", "--from=model", "--start=abc"]), @"
+    exit 1
+    --- stdout
+    --- stderr
+    error: the logits after 3 tokens are not finite
+    hint: the weights are damaged or training has diverged: use an earlier checkpoint
+    ");
+}
+
 /// GPT-2's tokenizer does not stand in for one that is there.
 #[test]
 fn a_tokenizer_that_cannot_be_read() {
@@ -179,11 +197,18 @@ fn what_cannot_be_sampled() {
     hint: use only characters of the text that the vocabulary was made of, or prepare the data with the gpt2 tokenizer, which encodes any text
     ");
     assert_snapshot!(refused(&["--from=model", "--start="]), @"
-    exit 1
+    exit 2
     --- stdout
     --- stderr
-    error: the prompt has no tokens
-    hint: give at least one token to continue, for example a line break
+    error: --start gives no text to continue
+    hint: leave it out to begin with a line break, or give at least one character
+    ");
+    assert_snapshot!(refused(&["--from=model", "--num-samples=0"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: invalid value '0' for '--num-samples <N>': it must be a whole number, 1 or more
+    hint: add --help to see what can be written here
     ");
     assert_snapshot!(refused(&["--from=model", "--start=FILE:none.txt"]), @"
     exit 1

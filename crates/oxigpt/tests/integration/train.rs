@@ -345,4 +345,9 @@ fn hellaswag_on_the_way() {
     let offline = place.run(&["train", "tiny.toml", "--out_dir=other", "--hellaswag"]);
     assert!(offline.contains("HellaSwag is needed"), "{offline}");
     assert!(!place.path().join("other").exists());
+    let told = place.failed(&["train", "tiny.toml", "--out_dir=other", "--hellaswag=cat.txt"]);
+    assert_snapshot!(without_configuration(&told), @"
+    error: cat.txt: line 1 is not a JSON object: expected ident at column 2
+    hint: every line of the file must be one JSON object; download the file again
+    ");
 }

@@ -1,5 +1,7 @@
 //! Items as tokens, by either definition.
 
+use std::fmt;
+
 use oxigpt_text::Tokenizer;
 use serde::Serialize;
 
@@ -24,13 +26,28 @@ impl Protocol {
     pub const BOTH: [Protocol; 2] = [Protocol::BuildNanoGpt, Protocol::LmEval];
 }
 
-/// Why a definition does not apply: some items lack a key that it needs.
+/// Why a definition does not apply: some items lack a key that it needs, or an ending of theirs is nothing but what it
+/// cleans away. As words: what the items have not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Missing {
-    /// The key.
+    /// The key; [`Missing::ENDINGS`] where it is there, and cleaned away.
     pub key: &'static str,
     /// Items without it.
     pub items: u64,
+}
+
+impl Missing {
+    /// The key of the endings, which no item lacks.
+    pub const ENDINGS: &str = "endings";
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.key {
+            Missing::ENDINGS => write!(f, "nothing but markers in one of their \"endings\""),
+            key => write!(f, "no \"{key}\""),
+        }
+    }
 }
 
 /// Items as tokens for a model of a certain `block_size`.
@@ -54,8 +71,8 @@ pub(super) struct Question {
 }
 
 impl Questions {
-    /// Puts `items` into tokens, by each of `protocols`. Where an item lacks a key that a definition needs, that
-    /// definition is left out altogether.
+    /// Puts `items` into tokens, by each of `protocols`. Where an item lacks what a definition needs, that definition is
+    /// left out altogether.
     ///
     /// A context that does not fit into `block_size` with its longest ending loses tokens from its left: all four
     /// endings see the same.
@@ -128,8 +145,7 @@ impl Question {
     /// Makes room for the longest ending, whose last token is only ever a target.
     fn fit(mut self, item: usize, block_size: usize) -> Result<Question, TaskError> {
         let tokens = self.longest();
-        // Markers may be all that an ending has, and cleaned away.
-        if self.context.is_empty() || self.endings.iter().any(Vec::is_empty) || self.lengths.contains(&0.0) {
+        if self.context.is_empty() || self.endings.iter().any(Vec::is_empty) {
             return Err(TaskError::NoTokens { item });
         }
         if tokens > block_size {
@@ -142,13 +158,14 @@ impl Question {
     }
 }
 
-/// The first key of [`Protocol::LmEval`] that items lack.
+/// The first key of [`Protocol::LmEval`] that items lack, or have nothing in that is left.
 fn missing(items: &[Item]) -> Option<Missing> {
     type Lacks = fn(&Item) -> bool;
-    let keys: [(&str, Lacks); 3] = [
+    let keys: [(&str, Lacks); 4] = [
         ("activity_label", |item| item.activity_label.is_none()),
         ("ctx_a", |item| item.ctx_a.is_none()),
         ("ctx_b", |item| item.ctx_b.is_none()),
+        (Missing::ENDINGS, |item| item.endings.iter().any(|ending| clean(ending).is_empty())),
     ];
     let count = |(key, lacks): (_, Lacks)| {
         let items = items.iter().filter(|item| lacks(item)).count() as u64;

@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 
 use super::{Section, Subject};
 use crate::cli::EvalArgs;
-use crate::hint::CliError;
 use crate::report::{self, CountBar, duration, thousands};
 
 /// Which windows of the data are asked for.
@@ -42,7 +41,7 @@ struct Found {
 
 impl Windows {
     pub(super) fn of(args: &EvalArgs) -> Windows {
-        let split = if args.split == "train" { Split::Train } else { Split::Val };
+        let split = if args.split.as_deref() == Some("train") { Split::Train } else { Split::Val };
         Windows { split, limit: args.limit_windows.map(NonZeroU64::get) }
     }
 }
@@ -79,9 +78,7 @@ impl Opened {
         let began = Instant::now();
         let loss = self.loss(subject)?;
         if !loss.nats_per_token.is_finite() {
-            let message = format!("the loss of {} is {}", subject.model.name, loss.nats_per_token);
-            let hint = "its weights are damaged, or its training has diverged: use an earlier checkpoint";
-            return Err(CliError::failure(message, hint).into());
+            return Err(subject.not_finite().into());
         }
         let bits_per_byte = self.tokenizer.as_ref().map(|tokenizer| {
             let bytes = target_bytes(&self.windows, tokenizer);

@@ -8,13 +8,14 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use oxigpt_compute::{Plan, Session};
-use oxigpt_model::{ModelConfig, TensorTable};
+use oxigpt_model::{ModelConfig, TensorSource, TensorTable};
 use oxigpt_train::Model;
 use oxigpt_train::settings::{BatchSize, Settings};
 use serde_json::{Map, Value};
 
 use crate::cli::EvalArgs;
 use crate::configure;
+use crate::hint::CliError;
 
 /// So many tokens keep a CPU as busy as more do; and after each pass there is progress to tell.
 const PASS_TOKENS: usize = 2048;
@@ -77,6 +78,17 @@ impl Subject {
             BatchSize::Rows(rows) => rows,
             BatchSize::Auto => enough,
         }
+    }
+
+    /// What is wrong with a model whose losses are not finite, as far as its weights show it.
+    fn not_finite(&self) -> CliError {
+        let name = &self.model.name;
+        let message = match self.model.weights.not_finite().unwrap_or_default().first() {
+            Some(tensor) => format!("{name} gives NaN: not all numbers of its tensor `{tensor}` are finite"),
+            None => format!("{name} gives NaN, although all its weights are finite"),
+        };
+        let hint = "its weights are damaged, or its training has diverged: use an earlier checkpoint";
+        CliError::failure(message, hint)
     }
 
     /// A session of a plan, with its weights in it.

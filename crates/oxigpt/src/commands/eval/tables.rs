@@ -18,11 +18,10 @@ pub(super) fn hellaswag(found: &HellaSwag) -> String {
     }
     if let Some(missing) = found.lm_eval_missing {
         table += &format!(
-            "{:23}not possible: {} of {} items have no \"{}\"\n",
+            "{:23}not possible: {} of {} items have {missing}\n",
             name(Protocol::LmEval),
             thousands(missing.items),
             thousands(found.items),
-            missing.key
         );
     }
     let heading = format!(

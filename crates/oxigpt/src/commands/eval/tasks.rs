@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use oxigpt_eval::tasks::hellaswag::{Missing, Protocol};
 use oxigpt_eval::tasks::lambada::Passage;
-use oxigpt_eval::tasks::{HellaSwag, Lambada, WikiText, hellaswag, lambada, wikitext};
+use oxigpt_eval::tasks::{HellaSwag, Lambada, TaskError, WikiText, hellaswag, lambada, wikitext};
 use oxigpt_model::{DecodeShape, decode_plan, eval_plan, score_plan};
 use oxigpt_text::Tokenizer;
 use oxigpt_train::settings::BatchSize;
@@ -141,9 +141,12 @@ impl Asked {
     }
 
     fn impossible(&self, missing: Missing, items: usize) -> CliError {
-        let Missing { key, items: without } = missing;
         CliError::failure(
-            format!("{}: {without} of {items} items have no \"{key}\", which lm-eval needs", self.title()),
+            format!(
+                "{}: lm-eval is not possible: {} of {items} items have {missing}",
+                self.title(),
+                missing.items
+            ),
             "use the file as it is published, or --definition=build-nanogpt",
         )
     }
@@ -159,20 +162,8 @@ impl Opened<'_> {
         let (title, name) = (self.asked.title(), self.asked.task.name());
         report::note(&format!("{} on {title}", subject.model.name));
         let began = Instant::now();
-        let (scores, table) = match &self.items {
-            Items::HellaSwag(questions) => {
-                let found = subject.hellaswag(questions).context(title)?;
-                (json!(found), tables::hellaswag(&found))
-            }
-            Items::Lambada(passages) => {
-                let found = subject.lambada(passages).context(title)?;
-                (json!(found), tables::lambada(&found))
-            }
-            Items::WikiText(text) => {
-                let found = subject.wikitext(text).context(title)?;
-                (json!(found), tables::wikitext(&found))
-            }
-        };
+        let scores = self.items.scores(subject);
+        let (scores, table) = scores.map_err(|error| subject.explained(error)).context(title)?;
         let seconds = began.elapsed().as_secs_f64();
         let Value::Object(mut scores) = scores else { unreachable!("scores are structs") };
         scores.insert("seconds".to_owned(), json!(seconds));
@@ -182,7 +173,35 @@ impl Opened<'_> {
     }
 }
 
+impl Items {
+    /// As JSON and as a table.
+    fn scores(&self, subject: &Subject) -> Result<(Value, String)> {
+        Ok(match self {
+            Items::HellaSwag(questions) => {
+                let found = subject.hellaswag(questions)?;
+                (json!(found), tables::hellaswag(&found))
+            }
+            Items::Lambada(passages) => {
+                let found = subject.lambada(passages)?;
+                (json!(found), tables::lambada(&found))
+            }
+            Items::WikiText(text) => {
+                let found = subject.wikitext(text)?;
+                (json!(found), tables::wikitext(&found))
+            }
+        })
+    }
+}
+
 impl Subject {
+    /// The error of a task; where losses are not finite, no item is to blame.
+    fn explained(&self, error: Error) -> Error {
+        match error.downcast_ref() {
+            Some(TaskError::NotFinite { .. }) => self.not_finite().into(),
+            _ => error,
+        }
+    }
+
     fn tokenizer(&self) -> Result<&Tokenizer> {
         let none = || model::no_tokenizer(&self.model.name, &self.model.config);
         Ok(self.model.tokenizer.as_ref().ok_or_else(none)?)
