@@ -103,7 +103,7 @@ fn passages_that_cannot_be_asked_are_named() {
     };
     let (message, hint) = refused(&tokenizer(), passage("a", &"x".repeat(24)));
     assert_eq!(message, "an answer of item 2 has 25 tokens, and block_size is 24");
-    assert_eq!(hint, "evaluate a model with a larger block_size");
+    assert_eq!(hint, "raise block_size; where the model has no more positions, choose one that has");
     let (message, _) = refused(&tokenizer(), passage("a", "\u{e9}"));
     assert!(message.starts_with("item 2 cannot be put into tokens: "), "{message}");
     let large = Tokenizer::chars_of(&(' '..='\u{17f}').collect::<String>()).unwrap();
