@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use fs_err as fs;
 use oxigpt_compute::cpu::{Cpu, CpuOptions, has_bfloat16, threads};
-use oxigpt_compute::cuda::{self, Cuda, CudaOptions};
+use oxigpt_compute::cuda::{self, Cuda, CudaError, CudaOptions, Library};
 use oxigpt_compute::{
     Backend, Builder, Cost, Data, Error, LinearWeights, Plan, Precision, Role, Session, TensorId,
 };
@@ -39,12 +40,29 @@ fn gpu_number(word: &str) -> Option<usize> {
     if rest.is_empty() { Some(0) } else { rest.strip_prefix(':')?.parse().ok() }
 }
 
+/// Why a GPU cannot be used, if it cannot; looked for once.
+fn obstacle() -> Option<&'static CudaError> {
+    static OBSTACLE: OnceLock<Option<CudaError>> = OnceLock::new();
+    OBSTACLE.get_or_init(|| cuda::report().obstacle()).as_ref()
+}
+
+/// Why `device` is the CPU although it is `auto`, in a line. There is nothing to tell where there is no NVIDIA driver, nor
+/// of any other word.
+pub fn passed_over(device: &str) -> Option<String> {
+    let why = match obstacle().filter(|_| device == "auto")? {
+        CudaError::Missing { library: Library::Driver, .. } => return None,
+        CudaError::Missing { library, names, .. } => format!("no {library} was found ({names})"),
+        error => error.to_string(),
+    };
+    Some(format!("device = \"auto\" takes the CPU: {why}; `oxigpt devices` says more"))
+}
+
 impl Machine {
     /// The machine that `device` names: under `auto` the first GPU where all that one takes is found, and the CPU
     /// anywhere else.
     pub fn new(device: &str, threads: usize, tf32: bool) -> Machine {
         let gpu = match device {
-            "auto" => cuda::report().is_complete().then_some(0),
+            "auto" => obstacle().is_none().then_some(0),
             word => gpu_number(word),
         };
         Machine { gpu, threads, tf32, in_any_order: false }

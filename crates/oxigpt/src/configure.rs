@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use oxigpt_model::ModelConfig;
 use oxigpt_train::settings::{BatchSize, KEYS, Settings, Start, TaskFile, nearest};
-use oxigpt_train::{Model, fit};
+use oxigpt_train::{Model, fit, machine};
 
 use crate::cli::{AttentionFlags, ConfigArgs, EvalArgs, EvalFlags, Flags};
 use crate::fetch;
@@ -94,6 +94,7 @@ pub(crate) fn evaluation(args: EvalArgs) -> Result<(Settings, Model)> {
     let args = ConfigArgs { recipes, from: None, flags };
     let settings = begun_with(name, name, &model.config, "", &args)?;
     let settings = Settings { dataset, ..settings }.on_this_machine()?;
+    machine::passed_over(&settings.device).iter().for_each(|why| report::warning(why));
     Ok((settings, model))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::blas::CublasLt;
 use super::cudnn::{Attentions, CudnnLibrary};
-use super::driver::{Driver, Gpu, GpuInfo, NEEDED_CAPABILITY};
+use super::driver::{Driver, Gpu, GpuInfo};
 use super::error::CudaError;
 use super::library::{Library, Places};
 use super::nvrtc::Nvrtc;
@@ -30,10 +30,21 @@ pub struct Report {
 impl Report {
     /// Whether the backend can be used with the first GPU.
     pub fn is_complete(&self) -> bool {
-        let is_new = |gpu: &GpuInfo| gpu.capability >= NEEDED_CAPABILITY;
-        let has_gpu = matches!(&self.gpus, Some(Ok(gpus)) if gpus.first().is_some_and(is_new));
-        let is_there = |(library, found): &(Library, Result<_, _>)| library.is_optional() || found.is_ok();
-        has_gpu && self.libraries.iter().all(is_there)
+        self.obstacle().is_none()
+    }
+
+    /// Why it cannot: the first thing that is amiss.
+    pub fn obstacle(&self) -> Option<CudaError> {
+        let driver = self.libraries.iter().find_map(|(library, found)| match library {
+            Library::Driver => found.as_ref().err().cloned(),
+            _ => None,
+        });
+        let of_gpu = || match self.gpus.as_ref()? {
+            Ok(gpus) => gpus.first()?.check().err(),
+            Err(error) => Some(error.clone()),
+        };
+        let needed = || self.libraries.iter().filter(|(library, _)| !library.is_optional());
+        driver.or_else(of_gpu).or_else(|| needed().find_map(|(_, found)| found.as_ref().err().cloned()))
     }
 }
 

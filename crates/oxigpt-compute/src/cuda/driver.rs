@@ -22,7 +22,7 @@ pub(super) use owned::{Argument, Graph, Kernel, Memory, Module};
 const NEEDED_MAJOR: i32 = 12;
 
 /// Compute capability that our kernels need: bfloat16 came with Ampere.
-pub(super) const NEEDED_CAPABILITY: (i32, i32) = (8, 0);
+const NEEDED_CAPABILITY: (i32, i32) = (8, 0);
 
 const OUT_OF_MEMORY: c_int = 2;
 const NO_DEVICE: c_int = 100;
@@ -109,6 +109,17 @@ pub struct GpuInfo {
     pub multiprocessors: i32,
     /// Bytes of its memory.
     pub memory_bytes: usize,
+}
+
+impl GpuInfo {
+    /// Refuses a GPU that our kernels cannot run on.
+    pub(super) fn check(&self) -> Result<(), CudaError> {
+        if self.capability >= NEEDED_CAPABILITY {
+            return Ok(());
+        }
+        let (name, found) = (self.name.clone(), self.capability);
+        Err(CudaError::OldDevice { name, found, needed: NEEDED_CAPABILITY })
+    }
 }
 
 impl Driver {

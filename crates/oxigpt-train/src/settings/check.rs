@@ -88,7 +88,7 @@ impl Settings {
         let Self {
             warmup_iters, max_iters, lr_decay_iters, min_lr, learning_rate, decay_lr, init_from, ..
         } = self;
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<_> = machine::passed_over(&self.device).into_iter().collect();
         if warmup_iters > max_iters {
             warnings.push(format!(
                 "warmup_iters = {warmup_iters} is more than max_iters = {max_iters}: the learning rate never \

@@ -15,7 +15,8 @@ use crate::cli::{Kept, SampleArgs};
 use crate::configure;
 use crate::hint::CliError;
 use crate::model;
-use oxigpt_train::machine::Machine;
+use crate::report;
+use oxigpt_train::machine::{self, Machine};
 
 /// Between one sample and the next.
 const RULE: &str = "---------------";
@@ -111,6 +112,7 @@ impl Speaker {
         let positions = prompt.len().saturating_add(args.max_new_tokens).clamp(1, config.block_size);
         let shape = DecodeShape { batch_size: args.num_samples.get().min(SIDE_BY_SIDE), positions, storage };
         let (plan, table, decoder) = decode_plan(&config, &shape)?;
+        machine::passed_over(&args.device).iter().for_each(|why| report::warning(why));
         let machine = Machine::new(&args.device, args.threads, false);
         let mut session = machine.session(plan)?;
         table.upload(&mut session, &model.weights)?;

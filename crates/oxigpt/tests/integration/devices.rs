@@ -20,3 +20,27 @@ fn everything_is_told_of() {
     }
     assert_eq!(found["cuda"] == true, table.contains("--device=cuda computes on the first GPU"), "{table}");
 }
+
+/// A GPU that is there and not used is told of, in a line, wherever `auto` is asked for; without a driver there is nothing to tell.
+#[test]
+fn auto_says_why_it_takes_the_cpu() {
+    let place = Place::new();
+    place.write("broken/libcuda.so.1", "no library");
+    let found: Value = serde_json::from_str(&place.done(&["devices", "--json"])).unwrap();
+    let said = |device: &str, broken: bool| {
+        let mut command = place.command(&["plan", "--vocab_size=65", &format!("--device={device}")]);
+        if broken {
+            command.env("OXIGPT_CUDA_PATH", place.path().join("broken"));
+        }
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    if found["libraries"]["driver"]["path"].is_string() {
+        return;
+    }
+    assert_eq!(said("auto", false), "");
+    assert_eq!(said("cpu", true), "");
+    let said = said("auto", true);
+    let start = "warning: device = \"auto\" takes the CPU: the NVIDIA driver library cannot be loaded: ";
+    assert!(said.starts_with(start) && said.ends_with("; `oxigpt devices` says more\n"), "{said}");
+    assert!(said.contains("broken/libcuda.so.1") && said.lines().count() == 1, "{said}");
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{
     Address, Api, Argument, CAPTURE_THREAD_LOCAL, Driver, EVENT_DEFAULT, GpuInfo, Graph, Handle, Kernel,
-    MAX_ARGUMENTS, Memory, Module, NEEDED_CAPABILITY, OUT_OF_MEMORY, STREAM_NON_BLOCKING,
+    MAX_ARGUMENTS, Memory, Module, OUT_OF_MEMORY, STREAM_NON_BLOCKING,
 };
 use crate::cuda::error::CudaError;
 
@@ -33,10 +33,7 @@ impl Gpu {
         let gpus = driver.gpus()?;
         let count = gpus.len();
         let info = gpus.into_iter().nth(index).ok_or(CudaError::NoSuchDevice { index, count })?;
-        if info.capability < NEEDED_CAPABILITY {
-            let (name, found) = (info.name, info.capability);
-            return Err(CudaError::OldDevice { name, found, needed: NEEDED_CAPABILITY });
-        }
+        info.check()?;
         let device = driver.device(index as c_int)?;
         let mut context = ptr::null_mut();
         // SAFETY: writes one handle.

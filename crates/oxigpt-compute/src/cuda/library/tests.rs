@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cuda::cudnn::CudnnLibrary;
-use crate::cuda::devices;
-use crate::cuda::driver::Driver;
+use crate::cuda::devices::{self, LibraryReport, Report};
+use crate::cuda::driver::{Driver, GpuInfo};
 use crate::cuda::nvrtc::Nvrtc;
 
 const NVRTC: &str = "
@@ -196,7 +196,7 @@ fn drivers_without_a_gpu_and_old_ones_are_told_apart() {
          --device=cpu runs without a GPU"
     );
     let report = devices::of_places(&places);
-    assert!(!report.is_complete() && matches!(report.gpus, Some(Err(_))));
+    assert!(matches!(report.obstacle(), Some(CudaError::NoDevice { .. })));
 
     let old = TempDir::new().unwrap();
     let places = driver(&old, "11080").unwrap();
@@ -204,6 +204,30 @@ fn drivers_without_a_gpu_and_old_ones_are_told_apart() {
         refusal(Driver::open(&places)),
         "the NVIDIA driver supports CUDA 11.8, but 12.0 is needed | update the NVIDIA driver (580 or newer has CUDA 13)"
     );
+}
+
+/// Of all that is amiss, the first is what is told: a driver, a GPU that is new enough, then the libraries.
+#[test]
+fn the_first_obstacle_is_told() {
+    let gpu = |capability| {
+        let name = "Some GPU".to_owned();
+        let (index, multiprocessors, memory_bytes) = (0, 1, 1);
+        GpuInfo { index, name, capability, multiprocessors, memory_bytes }
+    };
+    let found = || Ok(LibraryReport { path: "/there".into(), version: "1".into() });
+    let missing = |library| Err(CudaError::Missing { library, names: "it".into(), looked_in: vec![] });
+    let told = |gpus, nvrtc, cudnn| {
+        let libraries = vec![(Library::Driver, found()), (Library::Nvrtc, nvrtc), (Library::Cudnn, cudnn)];
+        Report { libraries, gpus: Some(gpus) }.obstacle().map(|error| error.to_string())
+    };
+    let [old, new] = [(7, 5), (8, 0)].map(|capability| Ok(vec![gpu(capability)]));
+    let no_nvrtc = || missing(Library::Nvrtc);
+    assert_eq!(
+        told(old, no_nvrtc(), found()).unwrap(),
+        "Some GPU has compute capability 7.5, but 8.0 is needed"
+    );
+    assert!(told(new.clone(), no_nvrtc(), found()).unwrap().starts_with("no NVRTC was found"));
+    assert_eq!(told(new, found(), missing(Library::Cudnn)), None);
 }
 
 /// NVIDIA's NVRTC in a directory that `OXIGPT_TEST_NVRTC` names compiles every file of ours, without a driver.
