@@ -9,6 +9,7 @@ use crate::corpus::planned_vocab_size;
 use crate::error::Error;
 use crate::estimate::Estimate;
 use crate::hellaswag::planned_scoring;
+use crate::machine::Machine;
 use crate::settings::{BatchSize, Settings};
 
 /// Share of the free memory that a run may take. The rest is for what is beside the plan: the program, files, others.
@@ -31,18 +32,24 @@ pub fn fit(settings: Settings, published: Option<&Path>) -> Result<Settings, Err
     }
     let vocab_size = planned_vocab_size(&settings)?;
     let scored = planned_scoring(&settings, published, vocab_size)?;
-    fit_to(settings, vocab_size, scored)
+    let machine = settings.machine();
+    fit_to(settings, vocab_size, scored, &machine)
 }
 
-/// The same where the data are known as [`Estimate::of`] takes them.
+/// The same where the data are known as [`Estimate::of`] takes them, for the memory of a machine.
 ///
 /// # Errors
 /// If not even one sequence fits, or there is no such device.
-pub fn fit_to(settings: Settings, vocab_size: usize, scored: Option<[usize; 2]>) -> Result<Settings, Error> {
+pub fn fit_to(
+    settings: Settings,
+    vocab_size: usize,
+    scored: Option<[usize; 2]>,
+    machine: &Machine,
+) -> Result<Settings, Error> {
     if settings.batch_size != BatchSize::Auto {
         return Ok(settings);
     }
-    let usable = settings.machine().free_memory()?.map_or(u64::MAX, |free| (free as f64 * SHARE) as u64);
+    let usable = machine.free_memory()?.map_or(u64::MAX, |free| (free as f64 * SHARE) as u64);
     largest(&settings, usable, |settings| {
         let estimate = Estimate::of(settings, vocab_size, scored)?;
         // On a GPU, what is saved goes through the computer's own memory.
@@ -134,8 +141,9 @@ mod tests {
             ..Settings::default()
         };
         let settings = Settings { total_batch_size: 4096, block_size: 128, ..settings }.resolve().unwrap();
-        let fitted = fit_to(settings, 64, None).unwrap();
+        let machine = settings.machine();
+        let fitted = fit_to(settings, 64, None, &machine).unwrap();
         assert_eq!(fitted.batch_size, BatchSize::Rows(32));
-        assert_eq!(fit_to(fitted.clone(), 64, None).unwrap(), fitted);
+        assert_eq!(fit_to(fitted.clone(), 64, None, &machine).unwrap(), fitted);
     }
 }

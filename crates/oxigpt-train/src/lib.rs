@@ -7,6 +7,7 @@ mod base;
 pub mod bench;
 mod checkpoint;
 mod corpus;
+pub mod data_sheet;
 mod divergence;
 mod durable;
 mod error;

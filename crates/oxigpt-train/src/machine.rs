@@ -13,6 +13,7 @@ use oxigpt_compute::{
     Backend, Builder, Cost, Data, Error, LinearWeights, Plan, Precision, Role, Session, TensorId,
 };
 
+use crate::data_sheet::DataSheet;
 use crate::words::count;
 
 /// How long a measurement repeats itself, and how often at least: the first run also fetches memory.
@@ -20,7 +21,7 @@ const MEASURE_FOR: Duration = Duration::from_millis(200);
 const MEASURE_RUNS: usize = 3;
 
 /// Where a run computes: what the keys `device`, `threads`, `float32_matmul_precision` and `deterministic` say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
     /// Number of the GPU; `None` is the CPU.
     gpu: Option<usize>,
@@ -28,6 +29,8 @@ pub struct Machine {
     threads: usize,
     tf32: bool,
     in_any_order: bool,
+    /// What is believed of it where nothing is measured.
+    data_sheet: Option<&'static DataSheet>,
 }
 
 /// Whether a word names a device: `cpu`, `cuda`, `cuda:N` or `auto`.
@@ -65,12 +68,27 @@ impl Machine {
             "auto" => obstacle().is_none().then_some(0),
             word => gpu_number(word),
         };
-        Machine { gpu, threads, tf32, in_any_order: false }
+        Machine { gpu, threads, tf32, in_any_order: false, data_sheet: None }
     }
 
     /// The same, with sums in another order each time where that is faster.
     pub fn in_any_order(self, in_any_order: bool) -> Machine {
         Machine { in_any_order, ..self }
+    }
+
+    /// The same on paper: nothing of it is opened or measured, only read off.
+    pub fn on_paper(self, data_sheet: &'static DataSheet) -> Machine {
+        Machine { data_sheet: Some(data_sheet), ..self }
+    }
+
+    /// What it is read off, where it is a machine on paper.
+    pub fn data_sheet(&self) -> Option<&'static DataSheet> {
+        self.data_sheet
+    }
+
+    /// Whether it is a GPU, where none can be used.
+    pub fn is_missing(&self) -> bool {
+        self.gpu.is_some() && obstacle().is_some()
     }
 
     /// Threads that the CPU computes with.
@@ -133,6 +151,9 @@ impl Machine {
     /// # Errors
     /// If there is no such GPU.
     pub(crate) fn free_memory(&self) -> Result<Option<u64>, Error> {
+        if let Some(sheet) = self.data_sheet {
+            return Ok(Some(sheet.memory_bytes));
+        }
         let Some(index) = self.gpu else { return Ok(available_memory()) };
         let gpu = Cuda::new(CudaOptions { index, ..CudaOptions::default() })?;
         Ok(Some(gpu.free_bytes()? as u64))
@@ -157,6 +178,9 @@ impl Machine {
     /// # Errors
     /// If there is no backend or no memory for it.
     pub fn measure_flops(&self, precision: Precision) -> Result<f64, Error> {
+        if let Some(sheet) = self.data_sheet {
+            return Ok(sheet.flops(precision, self.tf32));
+        }
         let n = if self.gpu.is_some() { 4096 } else { 1024 };
         let (cost, seconds) = self.fastest(precision, |b| {
             let x = b.input("x", &[1, n, n]);
@@ -171,6 +195,9 @@ impl Machine {
     /// # Errors
     /// If there is no backend or no memory for it.
     pub fn measure_bandwidth(&self) -> Result<f64, Error> {
+        if let Some(sheet) = self.data_sheet {
+            return Ok(sheet.bytes_per_s);
+        }
         // Larger than any cache.
         let n = if self.gpu.is_some() { 16384 } else { 4096 };
         let (cost, seconds) = self.fastest(Precision::Float32, |b| {

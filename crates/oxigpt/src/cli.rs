@@ -12,6 +12,7 @@ use std::str::FromStr;
 use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use oxigpt_train::data_sheet::DATA_SHEETS;
 use oxigpt_train::machine;
 use oxigpt_train::settings::{self, KEYS, Settings};
 
@@ -222,6 +223,9 @@ pub(crate) struct TrainArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
+    /// Plan for a GPU that is not here, by its data sheet; h100 where --device=cuda finds none
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(DATA_SHEETS.iter().map(|sheet| sheet.name)))]
+    pub(crate) gpu: Option<String>,
     /// Print the numbers as one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -45,7 +45,8 @@ fn configured(args: &BenchArgs) -> Result<(Settings, usize)> {
         Err(Error::Data(DataError::Dataset(DatasetError::NoSuchDataset { .. }))) => GPT2_WORDS,
         vocab_size => vocab_size?,
     };
-    Ok((fit_to(settings, vocab_size, None)?, vocab_size))
+    let machine = settings.machine();
+    Ok((fit_to(settings, vocab_size, None, &machine)?, vocab_size))
 }
 
 /// Times steps; `table` says what of them to print.

@@ -33,7 +33,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Commands::Convert(args) => convert::run(&args)?,
         Commands::Compare(args) => compare::run(&args)?,
         Commands::Bench(kind) => bench::run(&kind)?,
-        Commands::Plan(args) => plan::run(&args)?,
+        Commands::Plan(args) => plan::run(args)?,
         Commands::Devices(args) => devices::run(&args)?,
         Commands::Recipes(args) => recipes::run(&args)?,
         Commands::Completions(args) => completions(&args)?,

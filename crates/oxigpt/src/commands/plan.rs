@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use oxigpt_data::{DatasetError, Error as DataError};
+use oxigpt_train::data_sheet::{DATA_SHEETS, DataSheet};
+use oxigpt_train::machine::Machine;
 use oxigpt_train::settings::Settings;
 use oxigpt_train::{Error, Estimate, fit_to, planned_scoring, planned_vocab_size};
 use serde_json::json;
@@ -18,6 +20,7 @@ use crate::report::{bytes, duration, metric, parameters, thousands};
 /// Everything that the plan says of a run.
 struct Outlook {
     settings: Settings,
+    machine: Machine,
     estimate: Estimate,
     /// Bytes of activations with each value of `recompute`; nothing where nothing is trained.
     activations: Vec<(String, usize)>,
@@ -30,18 +33,23 @@ struct Outlook {
 }
 
 /// Prints the outlook of the run that the arguments ask for.
-pub(crate) fn run(args: &PlanArgs) -> Result<()> {
+pub(crate) fn run(mut args: PlanArgs) -> Result<()> {
+    if args.gpu.is_some() {
+        args.config.flags.0.push(("device".into(), "cuda".into()));
+    }
     let settings = configure::settings(&args.config)?;
+    let machine = machine(&settings, args.gpu.as_deref());
     let vocab_size = vocab_size(&settings)?;
     let scored = planned_scoring(&settings, fetch::fetched_hellaswag().as_deref(), vocab_size)?;
-    let settings = fit_to(settings, vocab_size, scored)?;
+    let settings = fit_to(settings, vocab_size, scored, &machine)?;
     let estimate = Estimate::of(&settings, vocab_size, scored)?;
     let activations =
         if settings.eval_only { Vec::new() } else { Estimate::activations(&settings, vocab_size)? };
-    let flops_per_s = settings.machine().measure_flops(settings.precision())?;
-    let bytes_per_s = settings.machine().measure_bandwidth()?;
+    let flops_per_s = machine.measure_flops(settings.precision())?;
+    let bytes_per_s = machine.measure_bandwidth()?;
     let step_seconds = estimate.step_seconds(flops_per_s, bytes_per_s);
-    let outlook = Outlook { settings, estimate, activations, step_seconds, flops_per_s, bytes_per_s };
+    let outlook =
+        Outlook { settings, machine, estimate, activations, step_seconds, flops_per_s, bytes_per_s };
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", outlook.json())?;
@@ -49,6 +57,16 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
         write!(out, "{}", outlook.table())?;
     }
     Ok(())
+}
+
+/// Where the run shall compute: on paper where a GPU is named, or asked for and not to be had here.
+fn machine(settings: &Settings, gpu: Option<&str>) -> Machine {
+    let machine = settings.machine();
+    let stands_in = || machine.is_missing().then_some(&DATA_SHEETS[0]);
+    match gpu.and_then(DataSheet::of).or_else(stands_in) {
+        Some(data_sheet) => machine.on_paper(data_sheet),
+        None => machine,
+    }
 }
 
 /// The vocabulary of the run's data.
@@ -86,6 +104,7 @@ impl Outlook {
             "activations_by_recompute": self.activations.iter().cloned().collect::<BTreeMap<_, _>>(),
             "flops_per_step": estimate.step.flops,
             "bytes_per_step": estimate.step.bytes,
+            "data_sheet": self.machine.data_sheet().map(|sheet| sheet.name),
             "peak_flops_per_s": self.flops_per_s,
             "peak_bytes_per_s": self.bytes_per_s,
             "step_ms": self.step_seconds * 1e3,
@@ -103,6 +122,16 @@ impl Outlook {
         let list: Vec<_> = self.activations.iter().map(with).collect();
         let chosen = self.settings.text_of("recompute").unwrap_or_default().replace('"', "");
         format!("    recompute = {chosen} ({})\n", list.join(", "))
+    }
+
+    /// How fast the machine is, and who says so.
+    fn machine(&self) -> String {
+        let source = match self.machine.data_sheet() {
+            Some(sheet) => format!("by the data sheet of {}: no device was asked", sheet.name),
+            None => "measured just now".into(),
+        };
+        let (flops, bytes) = (metric(self.flops_per_s, "FLOP/s"), bytes(self.bytes_per_s));
+        format!("machine          {flops}, {bytes}/s at best, {source}\n")
     }
 
     fn table(&self) -> String {
@@ -156,11 +185,7 @@ impl Outlook {
                 metric(step.flops, "FLOP"),
                 bytes(step.bytes)
             ),
-            format!(
-                "machine          {}, {}/s at best, measured just now\n",
-                metric(self.flops_per_s, "FLOP/s"),
-                bytes(self.bytes_per_s)
-            ),
+            self.machine(),
             format!(
                 "time             at least {} a {step_name}, {} for the run{}: {} tokens/s at most\n",
                 duration(self.step_seconds),

@@ -113,6 +113,9 @@ fn every_key_of_a_configuration() {
                                [default: demo, or finetune with a MODEL]
 
     Options:
+          --gpu <NAME>    Plan for a GPU that is not here, by its data sheet; h100 where --device=cuda
+                          finds none [possible values: h100, h200, b200, a100-40gb, a100-80gb, l4, l40s,
+                          rtx-3090, rtx-4090]
           --json          Print the numbers as one JSON object
           --from <MODEL>  The model to begin a new run with: short for --init_from=MODEL
       -h, --help          Print help

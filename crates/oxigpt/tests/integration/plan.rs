@@ -34,6 +34,31 @@ fn table() {
     });
 }
 
+/// What one wants to know before one rents it.
+#[test]
+fn a_gpu_that_is_not_here() {
+    let output = Place::new().done(&["plan", "gpt2-124m", "--gpu=h200", "--batch_size=auto"]);
+    let is_told = |line: &&str| ["step ", "machine", "time"].iter().any(|word| line.starts_with(word));
+    assert_snapshot!(output.lines().filter(is_told).collect::<Vec<_>>().join("\n"), @"
+    step             524,288 tokens = 2 x 256 x 1024 (micro-batches x sequences x tokens)
+    machine          989 TFLOP/s, 4.37 TiB/s at best, by the data sheet of h200: no device was asked
+    time             at least 483 ms a step, 2 h 33 min for the run, without evaluations: 1,084,786 tokens/s at most
+    ");
+    let plan = |more: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&Place::new().done(&[&["plan", "gpt2-124m", "--json"], more].concat())).unwrap()
+    };
+    let (h100, small) = (plan(&["--gpu=h100"]), plan(&["--gpu=rtx-4090", "--dtype=float32"]));
+    assert_eq!((&h100["data_sheet"], &h100["peak_flops_per_s"]), (&"h100".into(), &989e12.into()));
+    assert_eq!((&small["data_sheet"], &small["peak_flops_per_s"]), (&"rtx-4090".into(), &82.6e12.into()));
+    // Without a name: what is here, or else the first.
+    let devices: serde_json::Value =
+        serde_json::from_str(&Place::new().done(&["devices", "--json"])).unwrap();
+    if devices["cuda"] == false {
+        assert_eq!(plan(&["--device=cuda"]), h100);
+    }
+    assert!(refused(&["plan", "--gpu=h1000"]).contains("[possible values: h100, h200,"));
+}
+
 /// 48 rows of 64 tokens; of more, a CPU would take no more than 128 at once.
 #[test]
 fn a_micro_batch_that_is_fitted() {
