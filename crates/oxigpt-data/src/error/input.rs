@@ -31,6 +31,12 @@ pub enum InputError {
         /// The input.
         path: PathBuf,
     },
+    /// Parquet that comes through a pipe, in which there is no seeking.
+    #[error("{path} is a pipe, and Parquet can only be read from a file")]
+    PipedParquet {
+        /// The input.
+        path: PathBuf,
+    },
     /// A text starts with the byte order mark of UTF-16.
     #[error("{path} is UTF-16 text, and UTF-8 is needed")]
     Utf16 {
@@ -224,6 +230,7 @@ impl InputError {
             E::MissingInput { .. } => "check the path",
             E::InputIsDirectory { .. } => "name the text files themselves, e.g. --input DIR/*.txt",
             E::InputNotFile { .. } => "save the text to a file first",
+            E::PipedParquet { .. } => "save it to a file first",
             E::Utf16 { .. } => "convert it first: `iconv -f UTF-16 -t UTF-8 FILE > FILE.utf8`",
             E::OtherFormat { format: "Parquet", .. } => {
                 "prepare it with `oxigpt prepare parquet`; to learn a tokenizer from it, name its --column"

@@ -125,7 +125,9 @@ impl PrepareError {
             E::OtherPreparation { .. } => {
                 "repeat the command that began it to go on with it, or begin anew with --force"
             }
-            E::InputChanged { .. } => "put the file back as it was, or begin anew with --force",
+            E::InputChanged { .. } => {
+                "put the file back as it was, its time included, or begin anew with --force"
+            }
             E::Damaged { .. } => "begin anew with --force",
             E::NothingFor { split: "train" } => "use more text, a smaller val_fraction, or smaller shards",
             E::NothingFor { .. } => "use more text, or a larger val_fraction",

@@ -1,7 +1,7 @@
 //! Cuts the inputs into blocks, one after the other, from any position on. What a block holds depends on the position
 //! where it begins and on nothing else, so a preparation that goes on makes the blocks that it would have made.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::block::{BYTE_ORDER_MARK, Block, Content, PIECE, Position, count_lines};
@@ -33,7 +33,12 @@ impl Cutter<'_> {
             let path = locate(input)?;
             (self.opened)(at.input, path.as_deref())?;
             let end = match &self.source.format {
-                Format::Parquet { column } => rows::read(&parquet_path(path, input), at, column, emit)?,
+                Format::Parquet { column } => {
+                    let name = input.called(path.as_deref());
+                    // It is read at any place.
+                    let path = path.as_ref().ok_or_else(|| InputError::PipedParquet { path: name.into() })?;
+                    rows::read(path, name, at, column, emit)?
+                }
                 format => {
                     let stream = Stream::open(input, path.as_deref(), at.offset)?;
                     if *format == Format::Text {
@@ -103,11 +108,6 @@ impl Cutter<'_> {
             }
         }
     }
-}
-
-/// Parquet is read at any place, so it must be a file.
-fn parquet_path(path: Option<PathBuf>, input: &Input) -> PathBuf {
-    path.unwrap_or_else(|| PathBuf::from(&input.name))
 }
 
 /// Whole lines; returns where they end.

@@ -36,7 +36,7 @@ impl Source {
             let text = name.to_string_lossy();
             if text == "-" {
                 inputs.push(Input {
-                    name: "stdin".into(),
+                    name: "standard input".into(),
                     place: Place::Stdin,
                     bytes: 0,
                     sha256: None,

@@ -85,7 +85,7 @@ pub(crate) fn saved_pipes(inputs: &[Input], staging: &Path, watch: Watch<'_>) ->
         if bytes == 0 {
             return Err(InputError::EmptyInput { path: PathBuf::from(&input.name) }.into());
         }
-        Ok(Input { place: Place::File(path), bytes, ..input.clone() })
+        Ok(Input { place: Place::Saved(path), bytes, ..input.clone() })
     };
     inputs.iter().enumerate().map(save).collect()
 }

@@ -9,7 +9,8 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::block::Position;
-use super::source::Input;
+use super::source::{Input, Place};
+use super::staged::sha256_of;
 use crate::error::{PrepareError, Result};
 use crate::manifest::ShardInfo;
 use crate::shard::TokenWidth;
@@ -66,6 +67,15 @@ impl InputState {
         Ok(InputState { bytes: metadata.len(), modified, sha256: None })
     }
 
+    /// How a file is now, with its checksum where nothing else tells whether it is the same.
+    fn compared(&self, path: &Path) -> Result<InputState> {
+        let now = InputState::of(path)?;
+        if self.sha256.is_none() || self.bytes != now.bytes || !self.differs(&now) {
+            return Ok(now);
+        }
+        Ok(InputState { sha256: Some(sha256_of(&mut fs::File::open(path)?)?), ..now })
+    }
+
     /// Whether `now` is another state of the file: one with another checksum where both are known, or else one with
     /// another length or time, as far as that is known.
     pub(crate) fn differs(&self, now: &InputState) -> bool {
@@ -96,21 +106,73 @@ impl Journal {
         }
     }
 
-    /// That no input that has been used is another one now.
-    pub(crate) fn check(&self, inputs: &[Input]) -> Result<()> {
-        for (input, before) in inputs.iter().zip(&self.inputs) {
+    /// That no input that has been used is another one now. One with another time alone is the same where its checksum,
+    /// if that is known, says so.
+    pub(crate) fn check(&mut self, inputs: &[Input]) -> Result<()> {
+        for (input, before) in inputs.iter().zip(&mut self.inputs) {
             let Some(before) = before else { continue };
             let now = match (&input.place, &input.sha256) {
                 (_, Some(_)) => {
                     InputState { bytes: input.bytes, modified: None, sha256: input.sha256.clone() }
                 }
-                (super::source::Place::File(path), None) => InputState::of(path)?,
+                (Place::File(path), None) => before.compared(path)?,
                 _ => continue,
             };
             if before.differs(&now) {
                 return Err(PrepareError::InputChanged { name: input.name.clone() }.into());
             }
+            before.modified = now.modified;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    /// Another time alone, another content of the same length, and the same where no checksum was known.
+    #[test]
+    fn what_an_input_says_counts_more_than_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        let set = |text: &str, seconds| {
+            fs::write(&path, text).unwrap();
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        };
+        set("the cat", 1);
+        let sha256 = Some(sha256_of(&mut "the cat".as_bytes()).unwrap());
+        let known = InputState { sha256, ..InputState::of(&path).unwrap() };
+        let is_same = |before: &InputState| {
+            let mut journal = Journal { inputs: vec![Some(before.clone())], ..Journal::nothing() };
+            let checked = journal.check(&[Input::file(&path)]);
+            let now = InputState::of(&path).unwrap();
+            // Who reads it from now on sees no change.
+            assert!(checked.is_err() || !journal.inputs[0].as_ref().unwrap().differs(&now));
+            checked.is_ok()
+        };
+        let unknown = InputState { sha256: None, ..known.clone() };
+        assert!(is_same(&known) && is_same(&unknown));
+        set("the cat", 2);
+        assert!(is_same(&known) && !is_same(&unknown));
+        set("the mat", 3);
+        assert!(!is_same(&known) && !is_same(&unknown));
+    }
+
+    impl Journal {
+        fn nothing() -> Journal {
+            Journal {
+                request: String::new(),
+                width: TokenWidth::for_vocab(2),
+                mark: Mark::default(),
+                whole: Mark::default(),
+                shards: Default::default(),
+                open: Default::default(),
+                inputs: Vec::new(),
+            }
+        }
     }
 }

@@ -70,7 +70,7 @@ fn found(
     request: &str,
     watch: Watch<'_>,
 ) -> Result<Left> {
-    let Some(journal) = Journal::read(staging) else { return Ok(Left::Nothing) };
+    let Some(mut journal) = Journal::read(staging) else { return Ok(Left::Nothing) };
     let out = staging.parent().unwrap_or(staging);
     if journal.request != request {
         return Err(PrepareError::OtherPreparation { dir: out.into() }.into());

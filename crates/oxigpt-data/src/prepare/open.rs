@@ -30,7 +30,7 @@ pub(crate) struct Stream {
 /// The path of an input on this machine; `None` if it is in memory.
 pub(crate) fn locate(input: &Input) -> Result<Option<PathBuf>> {
     match &input.place {
-        Place::File(path) => Ok(Some(path.clone())),
+        Place::File(path) | Place::Saved(path) => Ok(Some(path.clone())),
         Place::Fetched(file) => file.fetch().map(Some).map_err(Error::Fetch),
         Place::Memory(_) | Place::Stdin => Ok(None),
     }
@@ -40,7 +40,7 @@ impl Stream {
     /// Opens what is at `path`, or else the text in memory, and passes over the first `offset` bytes of the text.
     pub(crate) fn open(input: &Input, path: Option<&Path>, offset: u64) -> Result<Stream> {
         let read = Arc::new(AtomicU64::new(0));
-        let name: Arc<Path> = path.unwrap_or(Path::new(&input.name)).into();
+        let name: Arc<Path> = input.called(path).into();
         let (inner, compression): (Box<dyn Read>, _) = match (path, &input.place) {
             (Some(path), _) => from_offset(fs::File::open(path)?, offset, &read)?,
             (None, Place::Memory(text)) => {

@@ -19,27 +19,33 @@ use crate::error::{Error, InputError, Result};
 /// Rows in a block, however short they are.
 const MOST_ROWS: usize = 8192;
 
-/// Emits the rows from a position on; returns where they end.
-pub(crate) fn read(path: &Path, mut at: Position, column: &str, emit: Emit<'_, Block>) -> Result<Position> {
+/// Emits the rows from a position on; returns where they end. Errors speak of `name`.
+pub(crate) fn read(
+    path: &Path,
+    name: &Path,
+    mut at: Position,
+    column: &str,
+    emit: Emit<'_, Block>,
+) -> Result<Position> {
     let (file, _) = fs::File::open(path)?.into_parts();
     let bytes = file.metadata()?.len();
-    let in_file = |error| broken(path, None, error);
+    let in_file = |error| broken(name, None, error);
     let reader = SerializedFileReader::new(file).map_err(in_file)?;
-    let index = find_column(path, &reader, column)?;
+    let index = find_column(name, &reader, column)?;
     let rows = reader.metadata().file_metadata().num_rows().max(1) as u64;
     if reader.metadata().file_metadata().num_rows() == 0 {
-        return Err(InputError::EmptyInput { path: path.into() }.into());
+        return Err(InputError::EmptyInput { path: name.into() }.into());
     }
-    let shared: Arc<Path> = path.into();
+    let shared: Arc<Path> = name.into();
     let mut first = 0;
     for group in 0..reader.num_row_groups() {
         let metadata = reader.metadata().row_group(group);
         let end = first + metadata.num_rows().max(0) as u64;
-        check_codec(path, metadata.column(index), column)?;
+        check_codec(name, metadata.column(index), column)?;
         let average =
             metadata.column(index).uncompressed_size() as usize / metadata.num_rows().max(1) as usize;
         if at.offset < end {
-            let in_group = |error| broken(path, Some(group), error);
+            let in_group = |error| broken(name, Some(group), error);
             let pages = reader.get_row_group(group).and_then(|group| group.get_column_reader(index));
             let mut values = get_typed_column_reader::<ByteArrayType>(pages.map_err(in_group)?);
             skip(&mut values, at.offset - first).map_err(in_group)?;

@@ -2,7 +2,7 @@
 //! function that fetches a file when its turn has come, so that this crate needs no network.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a function that fetches a file may fail with.
@@ -58,6 +58,8 @@ pub enum Place {
     Memory(Arc<str>),
     /// What is piped to this program.
     Stdin,
+    /// A copy of what was piped; messages speak of the input by its name.
+    Saved(PathBuf),
     /// A file that is not there yet.
     Fetched(Arc<dyn Fetch>),
 }
@@ -80,12 +82,18 @@ impl fmt::Debug for Place {
             Place::File(path) => write!(f, "File({})", path.display()),
             Place::Memory(text) => write!(f, "Memory({} bytes)", text.len()),
             Place::Stdin => f.write_str("Stdin"),
+            Place::Saved(path) => write!(f, "Saved({})", path.display()),
             Place::Fetched(_) => f.write_str("Fetched"),
         }
     }
 }
 
 impl Input {
+    /// What errors call it: by its path, as far as that says something to whoever named it.
+    pub(crate) fn called<'a>(&'a self, path: Option<&'a Path>) -> &'a Path {
+        path.filter(|_| !matches!(self.place, Place::Saved(_))).unwrap_or(Path::new(&self.name))
+    }
+
     /// A file, called by its name without its folder.
     pub fn file(path: impl Into<PathBuf>) -> Input {
         let path = path.into();

@@ -2,13 +2,13 @@
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use oxigpt_data::{Format, Learned, Progress, Source, tokenizer_paths, train_tokenizer, write_tokenizer};
 use serde_json::json;
 
-use super::prepare::{stage_name, stop_on_signal};
+use super::prepare::stage_name;
 use crate::cli::TrainTokenizerArgs;
 use crate::report::{self, ByteBar, bytes, thousands};
 
@@ -17,16 +17,29 @@ pub(crate) fn train(args: &TrainTokenizerArgs) -> Result<()> {
     // What is in the way is found before hours of reading.
     tokenizer_paths(&args.out, args.force)?;
     let source = Source::find(format(args), &args.files.input)?;
-    let (mut bar, stop) = (ByteBar::new(), stop_on_signal()?);
+    let (mut bar, writing) = (ByteBar::new(), end_on_signal()?);
     let mut watch = |Progress { stage, done, total }| {
         bar.show(stage_name(stage), done, total);
-        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        ControlFlow::Continue(())
     };
     let learned = train_tokenizer(&source, args.vocab_size, args.threads, &mut watch);
     bar.finish();
     let learned = learned?;
+    let _writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
     write_tokenizer(&learned.tokenizer, &args.out, args.force)?;
     told(&learned, args)
+}
+
+/// A signal ends the program at once, for there is nothing to go on with; what is being written is finished before.
+fn end_on_signal() -> Result<Arc<Mutex<()>>> {
+    let writing = Arc::new(Mutex::new(()));
+    let awaited = writing.clone();
+    ctrlc::set_handler(move || {
+        let _written = awaited.lock();
+        std::process::exit(130);
+    })
+    .context("cannot listen for interruptions")?;
+    Ok(writing)
 }
 
 fn format(args: &TrainTokenizerArgs) -> Format {

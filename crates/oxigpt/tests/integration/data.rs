@@ -86,7 +86,7 @@ fn what_is_piped_is_read() {
     child.stdin.take().unwrap().write_all(LINES.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(told["source"], serde_json::json!(["stdin"]));
+    assert_eq!(told["source"], serde_json::json!(["standard input"]));
     assert_eq!((told["vocab_size"].as_u64(), told["documents"].as_u64()), (Some(257), Some(2)));
     assert!(!place.path().join("d/.partial").exists());
 }
@@ -300,7 +300,7 @@ fn two_preparations_into_one_folder() {
     pipe.write_all(&b"one text\n".repeat(20)).unwrap();
     drop(pipe);
     assert!(first.wait().unwrap().success());
-    assert!(place.done(&["data", "data/one"]).contains("source     stdin\n"));
+    assert!(place.done(&["data", "data/one"]).contains("source     standard input\n"));
     assert!(place.failed(&second).contains("data/one already holds a dataset (dataset.json)"));
 }
 
@@ -330,10 +330,28 @@ fn what_is_no_source_and_no_place() {
         .unwrap();
     assert_snapshot!(String::from_utf8(output.stderr).unwrap(), @"
     reading
-    error: stdin is a directory, not a text file
+    error: standard input is a directory, not a text file
     hint: name the text files themselves, e.g. --input DIR/*.txt
     ");
+    let piped = |args: &[&str], text: &str| {
+        let output = place.command(args).write_stdin(text).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_snapshot!(piped(&["prepare", "jsonl", "--input=-", "--out=d"], "{\"text\": 7}\n"), @"
+    reading
+    error: standard input, line 1, column 10: invalid type: integer `7`, expected a string
+    hint: each line must be one JSON object; repair it or remove it, then run the same command again
+    ");
+    assert_snapshot!(piped(&["prepare", "parquet", "--input=-", "--out=d"], "PAR1"), @"
+    reading
+    error: standard input cannot be read as Parquet: Parquet file too small. Size is 4 but need 8
+    hint: the file was cut off or damaged; copy or fetch it again
+    ");
     let learn = ["tokenizer", "train", "--vocab-size=300", "--out=t.json"];
+    assert_snapshot!(piped(&[&learn[..], &["--input=-", "--column=text"]].concat(), "PAR1"), @"
+    error: standard input is a pipe, and Parquet can only be read from a file
+    hint: save it to a file first
+    ");
     let parquet = fixture("oxigpt-data", "validation.parquet").display().to_string();
     let refused = place.failed(&[&learn[..], &["--input", &parquet]].concat());
     assert!(refused.contains("validation.parquet is not text: it is Parquet"), "{refused}");

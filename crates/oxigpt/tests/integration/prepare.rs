@@ -73,6 +73,25 @@ fn built_in_stories() {
     assert!(told.starts_with("data/stories: ") && told.contains(" training tokens, "), "{told}");
 }
 
+/// A set that is to be fetched: first it is seen whether there is a place for it.
+#[test]
+fn a_place_is_refused_before_anything_is_fetched() {
+    let place = Place::new();
+    place.write("out/mine.txt", TEXT);
+    assert_snapshot!(place.failed(&["prepare", "shakespeare", "--out=out"]), @"
+    error: out holds other things (mine.txt) and no dataset
+    hint: choose a directory of its own, or put the dataset there all the same with --force
+    ");
+    assert_snapshot!(place.failed(&["prepare", "shakespeare", "--out=new"]), @"
+    error: HF_HUB_OFFLINE forbids to download https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
+    hint: unset HF_HUB_OFFLINE to download it, or point HF_HOME at the cache that has it
+    ");
+    assert!(!place.path().join("new").exists());
+    // What is there already is not fetched.
+    place.write("old/input.txt", TEXT.repeat(10));
+    place.done(&["prepare", "shakespeare", "--out=old"]);
+}
+
 #[test]
 fn text_that_cannot_be_prepared() {
     let place = Place::new();

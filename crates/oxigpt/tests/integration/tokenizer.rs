@@ -1,6 +1,7 @@
 //! Tokenizers that are learned from text.
 
 use std::fmt::Write;
+use std::io::{BufRead, BufReader};
 
 use insta::assert_snapshot;
 use serde_json::Value;
@@ -84,7 +85,7 @@ fn what_cannot_be_learned() {
     ");
     assert_snapshot!(learn("many", "texts"), @"
     exit 2
-    error: invalid value 'many' for '--vocab-size <N>': invalid digit found in string
+    error: invalid value 'many' for '--vocab-size <N>': it must be a whole number, 0 or more
     hint: add --help to see what can be written here
     ");
     assert_snapshot!(learn("300", "missing.txt"), @"
@@ -98,6 +99,27 @@ fn what_cannot_be_learned() {
     hint: check the pattern; `*` is any part of a name, `**` any folders
     ");
     assert!(!place.path().join("tok").exists());
+}
+
+/// Merging takes its time, and there is nothing to finish.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_it_at_once() {
+    let place = Place::new();
+    let letters =
+        |i: u32| (0..8).map(move |n| char::from(b'a' + (i.wrapping_mul(0x9e37_79b9) >> (4 * n) & 15) as u8));
+    let words: String = (0..200_000).flat_map(|i| letters(i).chain([' '])).collect();
+    place.write("words.txt", words);
+    for signal in ["-TERM", "-INT"] {
+        let learn = ["tokenizer", "train", "--input=words.txt", "--vocab-size=60000", "--out=tok"];
+        let mut child = place.start(&learn);
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("merging")));
+        let pid = child.id().to_string();
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        assert!(!place.path().join("tok").exists());
+    }
 }
 
 /// A text with few words has few pairs.

@@ -127,7 +127,7 @@ fn carry_out(source: &Source, options: &PrepareOptions, output: &OutputArgs, sha
 }
 
 /// The first signal asks the preparation to save what is done; a second one ends the program at once.
-pub(super) fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+fn stop_on_signal() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || {

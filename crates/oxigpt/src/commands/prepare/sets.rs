@@ -61,6 +61,7 @@ const REVISIONS: [&str; 2] = ["main", "refs/convert/parquet"];
 /// Tiny Shakespeare, from where nanoGPT has it.
 const SHAKESPEARE: &str =
     "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt";
+const SHAKESPEARE_BYTES: u64 = 1_115_394;
 const SHAKESPEARE_SHA256: &str = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed";
 
 /// What a fetch has in common with what happens meanwhile.
@@ -107,12 +108,30 @@ pub(super) fn shakespeare(
     shared: &Shared,
 ) -> Result<(Source, PrepareOptions)> {
     let path = out.join("input.txt");
+    let mut input = Input::file(&path);
     if !path.exists() {
-        fs::create_dir_all(out)?;
-        Hub::from_env()?.download(SHAKESPEARE, &path, Some(SHAKESPEARE_SHA256), &mut shared.watch())?;
+        let text = Text { hub: Hub::from_env()?, path, shared: shared.clone() };
+        input = Input { place: Place::Fetched(Arc::new(text)), bytes: SHAKESPEARE_BYTES, ..input };
     }
-    let source = Source { format: Format::Text, inputs: vec![Input::file(path)] };
+    let source = Source { format: Format::Text, inputs: vec![input] };
     Ok((source, PrepareOptions { tokenizer, ..PrepareOptions::default() }))
+}
+
+/// Tiny Shakespeare, which stays where it is fetched to.
+struct Text {
+    hub: Hub,
+    path: PathBuf,
+    shared: Shared,
+}
+
+impl Fetch for Text {
+    fn fetch(&self) -> Result<PathBuf, FetchError> {
+        let watch = &mut self.shared.watch();
+        self.hub.download(SHAKESPEARE, &self.path, Some(SHAKESPEARE_SHA256), watch)?;
+        Ok(self.path.clone())
+    }
+
+    fn release(&self) {}
 }
 
 /// A set of the hub, with its options.
