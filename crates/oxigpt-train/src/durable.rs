@@ -28,7 +28,10 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Writes a file so that at every instant its name stands for either the old content or the new, whole.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// If it cannot be written; what was there is as it was.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let partial = beside(path);
     let written = write(&partial, bytes).and_then(|()| fs::rename(&partial, path));
     if let Err(error) = written {
@@ -36,7 +39,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&partial);
         return Err(error);
     }
-    path.parent().map_or(Ok(()), sync_dir)
+    sync_dir(parent(path))
 }
 
 /// Makes the names in a directory durable. Only Unix has a call for that.

@@ -9,7 +9,7 @@ mod checkpoint;
 mod corpus;
 pub mod data_sheet;
 mod divergence;
-mod durable;
+pub mod durable;
 mod error;
 mod estimate;
 mod eval_only;

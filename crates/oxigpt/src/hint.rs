@@ -57,7 +57,10 @@ fn io_hint(error: &io::Error) -> Option<String> {
         io::ErrorKind::IsADirectory => "that is a directory: name a file",
         io::ErrorKind::PermissionDenied => "check whose file it is, and what it allows",
         io::ErrorKind::InvalidData => "the file must be text in UTF-8",
-        io::ErrorKind::StorageFull => "make room on the disk",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "make room on the disk"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "write elsewhere: nothing can be written there",
         _ => return None,
     };
     Some(hint.to_owned())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use fs_err as fs;
 use oxigpt_train::settings::KEYS;
-use oxigpt_train::{EvalPoint, History};
+use oxigpt_train::{EvalPoint, History, durable};
 use serde_json::{Value, json};
 
 use crate::cli::{By, CompareArgs};
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<()> {
     let comparison = Comparison::read(args)?;
     if let Some((path, kind)) = picture {
         let axis = comparison.axis();
-        fs::write(path, plot::draw(kind, &axis, &comparison.curves())?)?;
+        durable::replace(path, &plot::draw(kind, &axis, &comparison.curves())?)?;
     }
     let told = if args.json { format!("{}\n", comparison.json()) } else { comparison.tables() };
     Ok(io::stdout().write_all(told.as_bytes())?)

@@ -146,6 +146,23 @@ fn pictures() {
     assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n");
     assert_eq!(&png[16..24], [0, 0, 3, 32, 0, 0, 1, 184], "800 x 440");
     assert!(png.len() > 8_000, "{}", png.len());
+    place.done(&args("out/other.svg"));
+    assert!(place.read_text("out/other.svg") == svg);
+}
+
+/// A picture that cannot be written is as it was.
+#[cfg(unix)]
+#[test]
+fn a_picture_on_a_full_disk() {
+    let place = place();
+    let compare = ["compare", "out/wide", "out/plain", "--out=losses.svg"];
+    place.write("losses.svg", "the old one");
+    assert_snapshot!(place.failed_on_full_disk(2, &compare), @"
+    error: failed to write to file `losses.svg.tmp`: File too large (os error 27)
+    hint: make room on the disk
+    ");
+    assert_eq!(place.read_text("losses.svg"), "the old one");
+    assert!(!place.path().join("losses.svg.tmp").exists());
 }
 
 #[test]

@@ -91,6 +91,21 @@ impl Place {
         String::from_utf8(output.stderr).unwrap()
     }
 
+    /// What a command prints to standard error that fails because no file can grow beyond so many half KiB: as on a full
+    /// disk, in the middle of the file that is being written.
+    #[cfg(unix)]
+    pub(crate) fn failed_on_full_disk(&self, blocks: u32, args: &[&str]) -> String {
+        let output = std::process::Command::new("sh")
+            .args(["-c", &format!(r#"trap '' XFSZ; ulimit -f {blocks}; exec "$@""#), "sh"])
+            .arg(program())
+            .args(args)
+            .current_dir(self.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     /// Starts a command; its standard error can be read while it runs.
     pub(crate) fn start(&self, args: &[&str]) -> Child {
         std::process::Command::new(program())
