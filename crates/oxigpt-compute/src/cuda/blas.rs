@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::path::PathBuf;
 use std::ptr;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use super::cache::Cache;
 use super::driver::{Gpu, Memory};
 use super::error::CudaError;
 use super::layout::Element;
-use super::library::{Library, Places, functions};
+use super::library::{Found, Library, SearchPath, functions};
 
 type Handle = *mut c_void;
 
@@ -86,20 +85,19 @@ struct Proposal {
 pub(super) struct CublasLt {
     api: Api,
     /// The library.
-    pub(super) path: PathBuf,
+    pub(super) found: Found,
     /// `13.1.0`.
     pub(super) version: String,
 }
 
 impl CublasLt {
     /// Opens the library that fits a driver of this CUDA version.
-    pub(super) fn open(places: &Places, driver_major: i32) -> Result<CublasLt, CudaError> {
-        let library = places.open(Library::CublasLt, driver_major)?;
-        let api = Api::load(&library)?;
+    pub(super) fn open(search_path: &SearchPath, driver_major: i32) -> Result<CublasLt, CudaError> {
+        let (api, found) = search_path.open(Library::CublasLt, driver_major, |library| Api::load(library))?;
         // SAFETY: no conditions.
         let number = unsafe { (api.version)() };
         let version = format!("{}.{}.{}", number / 10_000, number / 100 % 100, number % 100);
-        Ok(CublasLt { api, path: library.path, version })
+        Ok(CublasLt { api, found, version })
     }
 
     /// Major version of the CUDA that it belongs to.

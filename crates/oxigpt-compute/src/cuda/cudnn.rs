@@ -9,7 +9,6 @@ mod graphs;
 
 use std::env;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::path::PathBuf;
 use std::ptr;
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ pub(super) use attention::{Attentions, operator, scratch_bytes};
 
 use super::driver::Gpu;
 use super::error::CudaError;
-use super::library::{Library, Places, functions};
+use super::library::{Found, Library, SearchPath, functions};
 use descriptors::{Descriptor, Value};
 use graph::{Graph, Number, Operand, Place};
 
@@ -28,6 +27,9 @@ const SWITCH: &str = "OXIGPT_CUDNN";
 
 /// Oldest version whose attention takes a mask of minus infinity.
 const NEEDED: usize = 91_000;
+
+/// Parts that graphs need. The library asks for them by name alone, and ends the process where it does not find one.
+const PARTS: [&str; 4] = ["graph", "engines_precompiled", "engines_runtime_compiled", "heuristic"];
 
 /// Names of attributes' types.
 const HANDLE: c_int = 0;
@@ -73,7 +75,7 @@ functions! {
 pub(super) struct CudnnLibrary {
     api: Api,
     /// The library.
-    pub(super) path: PathBuf,
+    pub(super) found: Found,
     /// `9.19.0`.
     pub(super) version: String,
 }
@@ -81,24 +83,29 @@ pub(super) struct CudnnLibrary {
 impl CudnnLibrary {
     /// Opens the library, which must have been built for the CUDA of the cuBLASLt that is open: it ends the process where it
     /// does not find that one.
-    pub(super) fn open(places: &Places, cuda_major: i32) -> Result<CudnnLibrary, CudaError> {
+    pub(super) fn open(search_path: &SearchPath, cuda_major: i32) -> Result<CudnnLibrary, CudaError> {
         let is_no = |value: String| ["off", "no", "false", "0"].contains(&value.to_lowercase().as_str());
         if env::var(SWITCH).is_ok_and(is_no) {
             return Err(CudaError::Unwanted);
         }
-        let library = places.open(Library::Cudnn, cuda_major)?;
-        let api = Api::load(&library)?;
-        // SAFETY: no conditions.
-        let (number, cuda) = unsafe { ((api.version)(), (api.cuda_version)()) };
-        let version = format!("{}.{}.{}", number / 10_000, number / 100 % 100, number % 100);
-        let (found, path) = (cuda / 1000, library.path);
-        if number < NEEDED {
-            return Err(CudaError::OldCudnn { path, version });
-        }
-        if found != cuda_major as usize {
-            return Err(CudaError::OtherCuda { path, found, needed: cuda_major });
-        }
-        Ok(CudnnLibrary { api, path, version })
+        let ((api, version), found) = search_path.open(Library::Cudnn, cuda_major, |library| {
+            let path = library.path.clone();
+            for part in PARTS {
+                library.open_also(&path.with_file_name(format!("libcudnn_{part}.so.9")))?;
+            }
+            let api = Api::load(library)?;
+            // SAFETY: no conditions.
+            let (number, cuda) = unsafe { ((api.version)(), (api.cuda_version)()) };
+            let version = format!("{}.{}.{}", number / 10_000, number / 100 % 100, number % 100);
+            if number < NEEDED {
+                return Err(CudaError::OldCudnn { path, version });
+            }
+            match cuda / 1000 {
+                found if found == cuda_major as usize => Ok((api, version)),
+                found => Err(CudaError::OtherCuda { path, found, needed: cuda_major }),
+            }
+        })?;
+        Ok(CudnnLibrary { api, found, version })
     }
 
     fn check(&self, call: &'static str, status: c_int) -> Result<(), CudaError> {

@@ -7,7 +7,7 @@ use super::blas::CublasLt;
 use super::cudnn::{Attentions, CudnnLibrary};
 use super::driver::{Driver, Gpu, GpuInfo};
 use super::error::CudaError;
-use super::library::{Library, Places};
+use super::library::{Found, Library, SearchPath};
 use super::nvrtc::Nvrtc;
 
 /// A library that was found.
@@ -17,6 +17,15 @@ pub struct LibraryReport {
     pub path: PathBuf,
     /// Its version, as people write it.
     pub version: String,
+    /// What came before it and did not do.
+    pub passed_over: Vec<CudaError>,
+}
+
+impl LibraryReport {
+    fn of(found: Found, version: String) -> LibraryReport {
+        let Found { path, passed_over } = found;
+        LibraryReport { path, version, passed_over }
+    }
 }
 
 /// What was found, piece by piece.
@@ -25,6 +34,8 @@ pub struct Report {
     pub libraries: Vec<(Library, Result<LibraryReport, CudaError>)>,
     /// Every GPU that the driver shows; `None` without a driver.
     pub gpus: Option<Result<Vec<GpuInfo>, CudaError>>,
+    /// What is amiss with the places that `OXIGPT_CUDA_PATH` names.
+    pub misnamed: Vec<CudaError>,
 }
 
 impl Report {
@@ -53,7 +64,7 @@ impl Report {
 /// # Errors
 /// Where there is none, or no driver.
 pub fn gpu(index: usize) -> Result<GpuInfo, CudaError> {
-    let gpus = Driver::open(&Places::of_environment())?.gpus()?;
+    let gpus = Driver::open(&SearchPath::of_environment())?.gpus()?;
     let count = gpus.len();
     gpus.into_iter().nth(index).ok_or(CudaError::NoSuchDevice { index, count })
 }
@@ -63,11 +74,11 @@ pub fn gpu(index: usize) -> Result<GpuInfo, CudaError> {
 /// # Errors
 /// Where there is no such GPU, or not all that using one takes.
 pub fn attention(index: usize) -> Result<String, CudaError> {
-    let places = Places::of_environment();
-    let driver = Driver::open(&places)?;
-    let cublaslt = CublasLt::open(&places, driver.major())?;
+    let search_path = SearchPath::of_environment();
+    let driver = Driver::open(&search_path)?;
+    let cublaslt = CublasLt::open(&search_path, driver.major())?;
     let gpu = Gpu::open(driver, index)?;
-    Ok(match CudnnLibrary::open(&places, cublaslt.cuda_major()) {
+    Ok(match CudnnLibrary::open(&search_path, cublaslt.cuda_major()) {
         Ok(library) => Attentions::of_gpt2(&gpu, &Arc::new(library)).said(),
         Err(error) => format!("{} ({error})", Attentions::default().said()),
     })
@@ -75,33 +86,25 @@ pub fn attention(index: usize) -> Result<String, CudaError> {
 
 /// Looks for everything that the backend needs, in the places where it would.
 pub fn report() -> Report {
-    of_places(&Places::of_environment())
+    of_search_path(&SearchPath::of_environment())
 }
 
-pub(super) fn of_places(places: &Places) -> Report {
-    let driver = Driver::open(places);
+pub(super) fn of_search_path(search_path: &SearchPath) -> Report {
+    let driver = Driver::open(search_path);
     // Without a driver, the newest versions are looked for.
     let major = driver.as_ref().map_or(i32::MAX, Driver::major);
     let gpus = driver.as_ref().ok().map(Driver::gpus);
-    let cublaslt = CublasLt::open(places, major);
+    let nvrtc = Nvrtc::open(search_path, major);
+    let cublaslt = CublasLt::open(search_path, major);
     // It needs that one, of its own version.
     let cudnn = cublaslt.as_ref().map_err(CudaError::clone);
-    let cudnn = cudnn.and_then(|cublaslt| CudnnLibrary::open(places, cublaslt.cuda_major()));
+    let cudnn = cudnn.and_then(|cublaslt| CudnnLibrary::open(search_path, cublaslt.cuda_major()));
+    let cuda = |version: i32| format!("CUDA {}.{}", version / 1000, version % 1000 / 10);
     let libraries = vec![
-        (
-            Library::Driver,
-            driver.map(|driver| LibraryReport {
-                version: format!("CUDA {}.{}", driver.version / 1000, driver.version % 1000 / 10),
-                path: driver.path,
-            }),
-        ),
-        (
-            Library::Nvrtc,
-            Nvrtc::open(places, major)
-                .map(|found| LibraryReport { path: found.path, version: found.version }),
-        ),
-        (Library::CublasLt, cublaslt.map(|found| LibraryReport { path: found.path, version: found.version })),
-        (Library::Cudnn, cudnn.map(|found| LibraryReport { path: found.path, version: found.version })),
+        (Library::Driver, driver.map(|driver| LibraryReport::of(driver.found, cuda(driver.version)))),
+        (Library::Nvrtc, nvrtc.map(|nvrtc| LibraryReport::of(nvrtc.found, nvrtc.version))),
+        (Library::CublasLt, cublaslt.map(|cublaslt| LibraryReport::of(cublaslt.found, cublaslt.version))),
+        (Library::Cudnn, cudnn.map(|cudnn| LibraryReport::of(cudnn.found, cudnn.version))),
     ];
-    Report { libraries, gpus }
+    Report { libraries, gpus, misnamed: search_path.absent() }
 }

@@ -8,11 +8,10 @@ mod gpu;
 mod owned;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::path::PathBuf;
 use std::ptr;
 
 use super::error::CudaError;
-use super::library::{Library, Places, functions};
+use super::library::{Found, Library, SearchPath, functions};
 pub(super) use ahead::Ahead;
 pub(super) use gpu::Gpu;
 use owned::MAX_ARGUMENTS;
@@ -91,7 +90,7 @@ functions! {
 pub(super) struct Driver {
     api: Api,
     /// The library.
-    pub(super) path: PathBuf,
+    pub(super) found: Found,
     /// CUDA version that it supports: 13000 is 13.0.
     pub(super) version: i32,
 }
@@ -124,10 +123,9 @@ impl GpuInfo {
 
 impl Driver {
     /// Opens the driver and asks for its version; needs no GPU.
-    pub(super) fn open(places: &Places) -> Result<Driver, CudaError> {
-        let library = places.open(Library::Driver, NEEDED_MAJOR)?;
-        let api = Api::load(&library)?;
-        let mut driver = Driver { api, path: library.path, version: 0 };
+    pub(super) fn open(search_path: &SearchPath) -> Result<Driver, CudaError> {
+        let (api, found) = search_path.open(Library::Driver, NEEDED_MAJOR, |library| Api::load(library))?;
+        let mut driver = Driver { api, found, version: 0 };
         let mut version = 0;
         // SAFETY: writes one integer.
         let status = unsafe { (driver.api.driver_version)(&mut version) };

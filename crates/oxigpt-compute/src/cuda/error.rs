@@ -35,6 +35,18 @@ pub enum CudaError {
         /// The function.
         symbol: &'static str,
     },
+    /// An entry of `OXIGPT_CUDA_PATH` that cannot be looked into.
+    #[error("OXIGPT_CUDA_PATH names {}, which is no directory", path.display())]
+    NoDirectory {
+        /// The entry.
+        path: PathBuf,
+    },
+    /// Several libraries were found and none does, or there is more than one reason.
+    #[error("{}", list(.reasons))]
+    Several {
+        /// The first weighs most.
+        reasons: Vec<CudaError>,
+    },
     /// The driver knows an older CUDA than we need.
     #[error("the NVIDIA driver supports CUDA {}.{}, but {needed}.0 is needed", version / 1000, version % 1000 / 10)]
     OldDriver {
@@ -151,6 +163,8 @@ impl CudaError {
                 "install a current version of it, or name the directory of one in OXIGPT_CUDA_PATH; \
                  `oxigpt devices` shows what was found"
             }
+            CudaError::NoDirectory { .. } => "correct the variable, or unset it",
+            CudaError::Several { reasons } => return reasons.first()?.hint(),
             CudaError::OldDriver { .. } => "update the NVIDIA driver (580 or newer has CUDA 13)",
             CudaError::NoDevice { .. } => {
                 "check nvidia-smi and CUDA_VISIBLE_DEVICES; --device=cpu runs without a GPU"
@@ -175,6 +189,11 @@ impl CudaError {
         Some(hint.into())
     }
 
+    /// One error of all, of which there is at least one.
+    pub(super) fn of_all(mut reasons: Vec<CudaError>) -> CudaError {
+        if reasons.len() == 1 { reasons.remove(0) } else { CudaError::Several { reasons } }
+    }
+
     /// The same error, met while executing an operator.
     pub(super) fn during(mut self, name: &'static str) -> CudaError {
         if let CudaError::Call { operator, .. } = &mut self {
@@ -187,6 +206,10 @@ impl CudaError {
 fn places(looked_in: &[PathBuf]) -> String {
     let places: Vec<_> = looked_in.iter().map(|dir| dir.display().to_string()).collect();
     if places.is_empty() { "the system's library path".into() } else { places.join(", ") }
+}
+
+fn list(reasons: &[CudaError]) -> String {
+    reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn within(operator: &Option<&str>) -> String {

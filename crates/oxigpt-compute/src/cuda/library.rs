@@ -1,44 +1,22 @@
 //! Finding and opening NVIDIA's libraries at run time: nothing of them is needed to build, and a machine without them
 //! runs everything else.
 //!
-//! Libraries are opened by absolute path, from the first place that has one: `OXIGPT_CUDA_PATH`, `LD_LIBRARY_PATH`,
-//! `CUDA_HOME`, the Python environments at hand (their `nvidia-*` packages), the usual places, and at last wherever the
-//! system's own loader looks. Names with a major version that the driver does not support are not considered.
+//! Libraries are opened by absolute path, from the first place of a [`SearchPath`] that has one which does. Names with a
+//! major version that the driver does not support are not considered.
 
-use std::collections::BTreeSet;
-use std::env;
+mod search_path;
+
 use std::ffi::c_void;
 use std::fmt;
 use std::io::{self, Read};
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use super::error::CudaError;
-
-/// Directories that come before all others, separated like those of `PATH`.
-const OWN_VARIABLE: &str = "OXIGPT_CUDA_PATH";
-
-/// Directories below the root of a CUDA toolkit that hold libraries.
-const LIBRARY_DIRS: [&str; 4] = ["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"];
-
-/// Where systems keep libraries.
-const SYSTEM_DIRS: [&str; 10] = [
-    "/usr/local/nvidia/lib64",
-    "/usr/local/cuda/lib64",
-    "/usr/local/cuda/targets/x86_64-linux/lib",
-    "/usr/local/cuda/targets/sbsa-linux/lib",
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib64",
-    "/usr/lib",
-    "/usr/lib/wsl/lib",
-    "/run/opengl-driver/lib",
-];
+pub(super) use search_path::{Found, SearchPath};
 
 /// Newest and oldest major version of CUDA that we know how to talk to.
 const CUDA_MAJORS: std::ops::RangeInclusive<i32> = 12..=13;
-
-/// Parts of cuDNN that graphs need.
-const CUDNN_PARTS: [&str; 4] = ["graph", "engines_precompiled", "engines_runtime_compiled", "heuristic"];
 
 /// One of NVIDIA's libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,137 +95,44 @@ impl fmt::Display for Library {
     }
 }
 
-/// Where to look, in order.
-pub(super) struct Places {
-    dirs: Vec<PathBuf>,
-    /// How many of them, at the beginning, our own variable names: any version of a library there comes before others.
-    asked_for: usize,
-    /// Whether to ask the system's loader at last, which has a list of its own.
-    and_system: bool,
-}
-
-impl Places {
-    /// Those of this process's environment and this machine.
-    pub(super) fn of_environment() -> Places {
-        let of_variable = |name: &str| -> Vec<PathBuf> {
-            env::var_os(name).map_or_else(Vec::new, |value| env::split_paths(&value).collect())
-        };
-        let below = |roots: Vec<PathBuf>| -> Vec<PathBuf> {
-            roots.iter().flat_map(|root| LIBRARY_DIRS.map(|dir| root.join(dir))).collect()
-        };
-        let mut dirs = of_variable(OWN_VARIABLE);
-        dirs.extend(below(dirs.clone()));
-        let asked_for = Places::new(dirs.clone()).dirs.len();
-        dirs.extend(of_variable("LD_LIBRARY_PATH"));
-        dirs.extend(below([of_variable("CUDA_HOME"), of_variable("CUDA_PATH")].concat()));
-        let mut prefixes = [of_variable("VIRTUAL_ENV"), of_variable("CONDA_PREFIX")].concat();
-        let has_python = |dir: &&PathBuf| dir.join("python3").exists() || dir.join("python").exists();
-        let path = of_variable("PATH");
-        prefixes.extend(path.iter().filter(has_python).filter_map(|bin| Some(bin.parent()?.to_owned())));
-        prefixes.extend(of_variable("HOME").into_iter().map(|home| home.join(".local")));
-        // Where Debian's Python keeps what pip installs for all.
-        prefixes.push("/usr/local".into());
-        dirs.extend(prefixes.iter().flat_map(|prefix| python_dirs(prefix)));
-        dirs.extend(SYSTEM_DIRS.map(PathBuf::from));
-        Places { and_system: true, asked_for, ..Places::new(dirs) }
-    }
-
-    /// Those of `dirs` that exist, each once.
-    pub(super) fn new(dirs: Vec<PathBuf>) -> Places {
-        let mut seen = BTreeSet::new();
-        let dirs = dirs.into_iter().filter(|dir| dir.is_dir() && seen.insert(dir.clone())).collect();
-        Places { dirs, asked_for: 0, and_system: false }
-    }
-
-    /// Opens a library. One that is found but cannot be loaded is passed over for the next.
-    pub(super) fn open(&self, library: Library, driver_major: i32) -> Result<Opened, CudaError> {
-        let names = library.names(driver_major);
-        let mut refusal = None;
-        let (asked_for, others) = self.dirs.split_at(self.asked_for);
-        let below = |dirs: &'_ [PathBuf]| -> Vec<PathBuf> {
-            names.iter().flat_map(|name| dirs.iter().map(move |dir| dir.join(name))).collect()
-        };
-        for path in [asked_for, others].into_iter().flat_map(below) {
-            if path.exists() {
-                match Opened::open(&path) {
-                    Ok(opened) => return Ok(opened),
-                    Err(reason) => refusal = refusal.or(Some(reason)),
-                }
-            }
-        }
-        let by_name = |name: &String| Opened::open(Path::new(name)).ok();
-        if let Some(opened) = names.iter().filter(|_| self.and_system).find_map(by_name) {
-            return Ok(opened);
-        }
-        Err(match refusal {
-            Some(reason) => CudaError::Unusable { library, reason },
-            None => CudaError::Missing { library, names: names.join(" or "), looked_in: self.dirs.clone() },
-        })
-    }
-}
-
-/// `nvidia/*/lib` in the packages of a Python environment: `cu13` holds most libraries of CUDA 13, and older versions
-/// have a directory for each.
-fn python_dirs(prefix: &Path) -> Vec<PathBuf> {
-    let mut dirs = Vec::new();
-    for lib in ["lib", "lib64"].map(|lib| prefix.join(lib)) {
-        for python in entries(&lib).filter(|path| is_named(path, "python3")) {
-            for packages in ["site-packages", "dist-packages"] {
-                dirs.extend(
-                    entries(&python.join(packages).join("nvidia")).map(|package| package.join("lib")),
-                );
-            }
-        }
-    }
-    dirs
-}
-
-fn is_named(path: &Path, start: &str) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(start))
-}
-
-/// What a directory holds, newest names first; nothing where it cannot be read.
-fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    let found: BTreeSet<PathBuf> =
-        dir.read_dir().into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
-    found.into_iter().rev()
-}
-
-/// An open library. Stays open for the life of the process: others may hold on to what it gave them.
+/// An open library, and others that it asks for by name alone. Closed when dropped, so that none of a library that is passed
+/// over gets into the one that is taken; but for good when that is this one, because others may hold on to what it gave
+/// them.
 pub(super) struct Opened {
+    library: Library,
     /// Where it lies, or its bare name where only the system knows.
     pub(super) path: PathBuf,
-    library: &'static libloading::Library,
+    /// Itself first.
+    handles: Vec<libloading::Library>,
 }
 
 impl Opened {
-    fn open(path: &Path) -> Result<Opened, String> {
-        // NVRTC asks for this one by name alone, when it compiles.
-        if is_named(path, "libnvrtc.so") {
-            let builtins =
-                entries(path.parent().unwrap_or(path)).filter(|p| is_named(p, "libnvrtc-builtins.so"));
-            builtins.for_each(|path| drop(open_globally(&path)));
-        }
-        let library = open_globally(path)?;
-        // cuDNN asks for its parts by name alone, and ends the process where it does not find one.
-        if is_named(path, "libcudnn.so") {
-            for part in CUDNN_PARTS {
-                let part = path.with_file_name(format!("libcudnn_{part}.so.9"));
-                open_globally(&part)?;
-            }
-        }
-        Ok(Opened { path: path.to_owned(), library })
+    fn open(library: Library, path: &Path) -> Result<Opened, CudaError> {
+        let mut opened = Opened { library, path: path.to_owned(), handles: Vec::new() };
+        opened.open_also(path)?;
+        Ok(opened)
+    }
+
+    /// Opens what it will ask for.
+    pub(super) fn open_also(&mut self, path: &Path) -> Result<(), CudaError> {
+        let library = self.library;
+        self.handles.push(open_globally(path).map_err(|reason| CudaError::Unusable { library, reason })?);
+        Ok(())
     }
 
     /// The address of a function.
     pub(super) fn symbol(&self, symbol: &'static str) -> Result<*mut c_void, CudaError> {
         // SAFETY: only the address is taken here; whoever calls it knows its type.
-        let found = unsafe { self.library.get::<*mut c_void>(symbol.as_bytes()) };
+        let found = unsafe { self.handles[0].get::<*mut c_void>(symbol.as_bytes()) };
         found.map(|found| *found).map_err(|_| CudaError::Symbol { path: self.path.clone(), symbol })
+    }
+
+    fn keep(self) {
+        self.handles.into_iter().for_each(mem::forget);
     }
 }
 
-fn open_globally(path: &Path) -> Result<&'static libloading::Library, String> {
+fn open_globally(path: &Path) -> Result<libloading::Library, String> {
     if path.is_absolute() && path.exists() && !is_whole(path).map_err(|error| error.to_string())? {
         return Err(format!("{}: the file is cut off", path.display()));
     }
@@ -284,20 +169,19 @@ fn is_whole(path: &Path) -> io::Result<bool> {
     Ok(!head.starts_with(b"\x7fELF\x02\x01") || ends().is_some_and(|ends| ends.iter().all(|end| *end <= len)))
 }
 
-fn load(path: &Path) -> Result<&'static libloading::Library, libloading::Error> {
+fn load(path: &Path) -> Result<libloading::Library, libloading::Error> {
     #[cfg(unix)]
     {
         use libloading::os::unix;
         // Visible to all, because these libraries look each other up by name.
         let flags = unix::RTLD_NOW | unix::RTLD_GLOBAL;
         // SAFETY: the initialisers of NVIDIA's libraries have no conditions.
-        let library = unsafe { unix::Library::open(Some(path), flags) }?;
-        Ok(Box::leak(Box::new(library.into())))
+        Ok(unsafe { unix::Library::open(Some(path), flags) }?.into())
     }
     #[cfg(not(unix))]
     {
         // SAFETY: as above.
-        Ok(Box::leak(Box::new(unsafe { libloading::Library::new(path) }?)))
+        unsafe { libloading::Library::new(path) }
     }
 }
 

@@ -44,7 +44,7 @@ use driver::{Ahead, Driver, Gpu, Graph, Memory};
 use kernels::Kernels;
 use launch::Launcher;
 use layout::{Element, Layout};
-use library::Places;
+use library::SearchPath;
 use nvrtc::Nvrtc;
 use tables::Tables;
 
@@ -97,16 +97,17 @@ impl Cuda {
     /// # Errors
     /// Where a library is missing or too old, or there is no such GPU.
     pub fn new(options: CudaOptions) -> Result<Cuda, Error> {
-        Ok(Self::open(&Places::of_environment(), options)?)
+        let search_path = SearchPath::of_environment();
+        Ok(Self::open(&search_path, options).map_err(|error| search_path.explain(error))?)
     }
 
-    fn open(places: &Places, options: CudaOptions) -> Result<Cuda, CudaError> {
-        let driver = Driver::open(places)?;
+    fn open(search_path: &SearchPath, options: CudaOptions) -> Result<Cuda, CudaError> {
+        let driver = Driver::open(search_path)?;
         let major = driver.major();
         let gpu = Gpu::open(driver, options.index)?;
-        let kernels = Kernels::new(gpu.clone(), Nvrtc::open(places, major)?)?;
-        let cublaslt = CublasLt::open(places, major)?;
-        let cudnn = CudnnLibrary::open(places, cublaslt.cuda_major()).ok().map(Arc::new);
+        let kernels = Kernels::new(gpu.clone(), Nvrtc::open(search_path, major)?)?;
+        let cublaslt = CublasLt::open(search_path, major)?;
+        let cudnn = CudnnLibrary::open(search_path, cublaslt.cuda_major()).ok().map(Arc::new);
         let blas = Blas::new(gpu.clone(), cublaslt, options.tf32)?;
         let CudaOptions { in_any_order, cache, .. } = options;
         let cache = Cache::new(cache);

@@ -1,11 +1,11 @@
 //! NVRTC: compiles CUDA C++ at run time, straight to machine code of one GPU.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::path::PathBuf;
+use std::path::Path;
 use std::ptr;
 
 use super::error::CudaError;
-use super::library::{Library, Places, functions};
+use super::library::{Found, Library, SearchPath, functions};
 
 type Handle = *mut c_void;
 
@@ -32,22 +32,27 @@ functions! {
 pub(super) struct Nvrtc {
     api: Api,
     /// The library.
-    pub(super) path: PathBuf,
+    pub(super) found: Found,
     /// `13.0`.
     pub(super) version: String,
 }
 
 impl Nvrtc {
     /// Opens the compiler that fits a driver of this CUDA version.
-    pub(super) fn open(places: &Places, driver_major: i32) -> Result<Nvrtc, CudaError> {
-        let library = places.open(Library::Nvrtc, driver_major)?;
-        let mut nvrtc = Nvrtc { api: Api::load(&library)?, path: library.path, version: String::new() };
-        let (mut major, mut minor) = (0, 0);
-        // SAFETY: writes two integers.
-        let status = unsafe { (nvrtc.api.version)(&mut major, &mut minor) };
-        nvrtc.check("nvrtcVersion", status)?;
-        nvrtc.version = format!("{major}.{minor}");
-        Ok(nvrtc)
+    pub(super) fn open(search_path: &SearchPath, driver_major: i32) -> Result<Nvrtc, CudaError> {
+        let ((api, version), found) = search_path.open(Library::Nvrtc, driver_major, |library| {
+            let api = Api::load(library)?;
+            let (mut major, mut minor) = (0, 0);
+            // SAFETY: writes two integers.
+            api.check("nvrtcVersion", unsafe { (api.version)(&mut major, &mut minor) })?;
+            let version = format!("{major}.{minor}");
+            // Asked for by name alone, at the first kernel.
+            let builtins = format!("libnvrtc-builtins.so.{version}");
+            let beside = library.open_also(&library.path.with_file_name(&builtins));
+            beside.or_else(|missing| library.open_also(Path::new(&builtins)).map_err(|_| missing))?;
+            Ok((api, version))
+        })?;
+        Ok(Nvrtc { api, found, version })
     }
 
     /// What to compile for: the newest architecture that it knows and the GPU can run, with the GPU's own
@@ -56,15 +61,15 @@ impl Nvrtc {
         let mut count = 0;
         // SAFETY: writes one integer.
         let status = unsafe { (self.api.architecture_count)(&mut count) };
-        self.check("nvrtcGetNumSupportedArchs", status)?;
+        self.api.check("nvrtcGetNumSupportedArchs", status)?;
         let mut known = vec![0; count.max(0) as usize];
         // SAFETY: writes as many integers as it has just said.
         let status = unsafe { (self.api.architectures)(known.as_mut_ptr()) };
-        self.check("nvrtcGetSupportedArchs", status)?;
+        self.api.check("nvrtcGetSupportedArchs", status)?;
         architecture(capability, &known).ok_or_else(|| CudaError::Compile {
             file: "the kernels",
             architecture: format!("compute capability {}.{}", capability.0, capability.1),
-            log: format!("NVRTC {} ({}) knows only {known:?}", self.version, self.path.display()),
+            log: format!("NVRTC {} ({}) knows only {known:?}", self.version, self.found.path.display()),
         })
     }
 
@@ -84,7 +89,7 @@ impl Nvrtc {
         // SAFETY: texts end in zero and outlive the call; there are no headers.
         let status =
             unsafe { (self.api.create)(&mut program, source.as_ptr(), name.as_ptr(), 0, none, none) };
-        self.check("nvrtcCreateProgram", status)?;
+        self.api.check("nvrtcCreateProgram", status)?;
         // SAFETY: as many options as are said.
         let status = unsafe { (self.api.compile)(program, n_options, pointers.as_ptr()) };
         let cubin = if status == 0 {
@@ -92,7 +97,7 @@ impl Nvrtc {
         } else {
             let log = self.output(program, "nvrtcGetProgramLog", self.api.log_size, self.api.log);
             log.and_then(|log| {
-                let log = format!("{}\n{}", self.reason(status), String::from_utf8_lossy(&log));
+                let log = format!("{}\n{}", self.api.reason(status), String::from_utf8_lossy(&log));
                 let log = log.trim_end_matches(['\0', '\n']).to_owned();
                 Err(CudaError::Compile { file, architecture: options.join(" "), log })
             })
@@ -112,13 +117,15 @@ impl Nvrtc {
     ) -> Result<Vec<u8>, CudaError> {
         let mut bytes = 0;
         // SAFETY: writes one integer.
-        self.check(call, unsafe { size(program, &mut bytes) })?;
+        self.api.check(call, unsafe { size(program, &mut bytes) })?;
         let mut output = vec![0u8; bytes];
         // SAFETY: writes as many bytes as it has just said.
-        self.check(call, unsafe { get(program, output.as_mut_ptr().cast()) })?;
+        self.api.check(call, unsafe { get(program, output.as_mut_ptr().cast()) })?;
         Ok(output)
     }
+}
 
+impl Api {
     fn check(&self, call: &'static str, status: c_int) -> Result<(), CudaError> {
         if status == 0 {
             return Ok(());
@@ -128,7 +135,7 @@ impl Nvrtc {
 
     fn reason(&self, status: c_int) -> String {
         // SAFETY: gives a text for every status, which is never freed.
-        let text = unsafe { (self.api.error_string)(status) };
+        let text = unsafe { (self.error_string)(status) };
         // SAFETY: as above, checked.
         if text.is_null() { String::new() } else { unsafe { CStr::from_ptr(text) }.to_string_lossy().into() }
     }

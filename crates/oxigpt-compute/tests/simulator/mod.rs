@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Once, OnceLock};
 
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "libcuda.so.1",
     "libnvrtc.so.13",
+    "libnvrtc-builtins.so.13.0",
     "libcublasLt.so.13",
     "libcudnn.so.9",
     "libcudnn_graph.so.9",

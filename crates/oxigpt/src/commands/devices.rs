@@ -28,7 +28,10 @@ pub(crate) fn run(args: &DevicesArgs) -> Result<()> {
 fn json_of(report: &Report, attention: Option<&str>) -> Value {
     let absent = |error: &CudaError| json!({ "error": error.to_string(), "hint": error.hint() });
     let library = |found: &Result<LibraryReport, CudaError>| match found {
-        Ok(found) => json!({ "version": found.version, "path": found.path }),
+        Ok(found) => {
+            let passed_over: Vec<_> = found.passed_over.iter().map(ToString::to_string).collect();
+            json!({ "version": found.version, "path": found.path, "passed_over": passed_over })
+        }
         Err(error) => absent(error),
     };
     let libraries: serde_json::Map<_, _> =
@@ -44,6 +47,7 @@ fn json_of(report: &Report, attention: Option<&str>) -> Value {
         "gpus": gpus,
         "attention": attention,
         "cuda": report.is_complete(),
+        "misnamed": report.misnamed.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
 
@@ -74,11 +78,13 @@ fn table(report: &Report, attention: Option<&str>) -> String {
         row(&format!("cuda:{}", gpu.index), what);
     }
     for (library, found) in &report.libraries {
-        let found = match found {
-            Ok(found) => format!("{}, {}", found.version, found.path.display()),
-            Err(error) => absent(error),
-        };
-        row(&library.to_string(), found);
+        match found {
+            Ok(found) => {
+                row(&library.to_string(), format!("{}, {}", found.version, found.path.display()));
+                found.passed_over.iter().for_each(|why| row("", format!("passed over: {why}")));
+            }
+            Err(error) => row(&library.to_string(), absent(error)),
+        }
     }
     if let Some(Err(error)) = &report.gpus {
         row("cuda", absent(error));
@@ -86,6 +92,7 @@ fn table(report: &Report, attention: Option<&str>) -> String {
     if let Some(who) = attention {
         row("attention", format!("softmax in bfloat16: {who}"));
     }
+    report.misnamed.iter().for_each(|error| text += &format!("{error}\n"));
     text += if report.is_complete() {
         "--device=cuda computes on the first GPU\n"
     } else {

@@ -44,3 +44,22 @@ fn auto_says_why_it_takes_the_cpu() {
     assert!(said.starts_with(start) && said.ends_with("; `oxigpt devices` says more\n"), "{said}");
     assert!(said.contains("broken/libcuda.so.1") && said.lines().count() == 1, "{said}");
 }
+
+/// A place that is named and not there is no silent reason for anything.
+#[test]
+fn misnamed_places_are_told() {
+    let place = Place::new();
+    let named = |args: &[&str]| {
+        let mut command = place.command(args);
+        let output = command.env("OXIGPT_CUDA_PATH", "/no/such/place").output().unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let told = "OXIGPT_CUDA_PATH names /no/such/place, which is no directory";
+    assert!(named(&["devices"]).contains(&format!("\n{told}\n")), "{}", named(&["devices"]));
+    let found: Value = serde_json::from_str(&named(&["devices", "--json"])).unwrap();
+    assert_eq!(found["misnamed"], serde_json::json!([told]));
+    if found["cuda"] == false && found["libraries"]["driver"]["error"].is_string() {
+        let said = named(&["bench", "train", "--device=cuda", "--vocab_size=65"]);
+        assert!(said.starts_with("error: no NVIDIA driver was found") && said.contains(told), "{said}");
+    }
+}

@@ -183,12 +183,13 @@ fn real(packages: &Path) -> (Arc<CudnnLibrary>, Target) {
     let mut compiler = Command::new("cc");
     compiler.args(["-w", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"]).arg(&driver).arg(&source);
     assert!(compiler.status().unwrap().success());
-    let places = Places::new(vec![dir.path().into(), packages.join("cudnn/lib"), packages.join("cu13/lib")]);
-    places.open(Library::Driver, 13).unwrap_or_else(|error| panic!("{error}"));
-    let _ = Nvrtc::open(&places, 13).unwrap_or_else(|error| panic!("{error}"));
-    let cublaslt = CublasLt::open(&places, 13).unwrap_or_else(|error| panic!("{error}"));
+    let search_path =
+        SearchPath::new(vec![dir.path().into(), packages.join("cudnn/lib"), packages.join("cu13/lib")]);
+    search_path.open(Library::Driver, 13, |_| Ok(())).map(drop).unwrap_or_else(|error| panic!("{error}"));
+    let _ = Nvrtc::open(&search_path, 13).unwrap_or_else(|error| panic!("{error}"));
+    let cublaslt = CublasLt::open(&search_path, 13).unwrap_or_else(|error| panic!("{error}"));
     let library =
-        CudnnLibrary::open(&places, cublaslt.cuda_major()).unwrap_or_else(|error| panic!("{error}"));
+        CudnnLibrary::open(&search_path, cublaslt.cuda_major()).unwrap_or_else(|error| panic!("{error}"));
     let library = Arc::new(library);
     let device = library.create(38).unwrap();
     device.set(2702, 24, H200.as_bytes()).unwrap();
