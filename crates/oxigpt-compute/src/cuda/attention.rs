@@ -2,15 +2,18 @@
 //! float32.
 
 use super::cudnn;
-use super::driver::Argument;
+use super::driver::{Argument, GpuInfo};
 use super::error::CudaError;
 use super::kernels::{AttentionVariant, File, Variant};
 use super::launch::{BLOCK, Grid, Launcher, NULL, int};
-use super::layout::Element;
+use super::layout::{Element, Layout};
 use crate::{Activation, AttentionKind, AttentionScale, Dropout, Op, Places, Plan, TensorId};
 
 /// Widest head that the kernels for tensor cores, the general ones, and decoding can do.
 const WIDEST: [usize; 3] = [128, 256, 1024];
+
+/// Shared memory that `cached_attention` has beside what it is launched with.
+const CACHED_OWN_BYTES: usize = 32;
 
 /// Sizes of an attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,17 +37,37 @@ impl Sizes {
     }
 }
 
-/// Refuses heads wider than any kernel can do.
-pub(super) fn check(plan: &Plan, op: &Op) -> Result<(), CudaError> {
-    let (qkv, heads, widest) = match *op {
+/// Refuses heads wider, and texts longer, than a block of any kernel can do on a GPU.
+pub(super) fn check(plan: &Plan, layout: &Layout, op: &Op, gpu: &GpuInfo) -> Result<(), CudaError> {
+    let device = || gpu.name.clone();
+    match *op {
         Op::Attention { qkv, n_head, .. } | Op::AttentionBackward { qkv, n_head, .. } => {
-            (qkv, n_head, WIDEST[1])
+            let (d, element) = (Sizes::of(plan, qkv, n_head).d, layout.element(qkv));
+            let fits = |d: usize| {
+                let tiling = Tiling::of(d, element);
+                let bytes = match op {
+                    Op::Attention { .. } => tiling.forward_bytes,
+                    _ => tiling.backward_kv_bytes.max(tiling.backward_q_bytes),
+                };
+                d <= WIDEST[1] && bytes + tiling.own_bytes <= gpu.shared_bytes
+            };
+            let widest = || (1..d).rev().find(|&d| fits(d)).unwrap_or(0);
+            if fits(d) { Ok(()) } else { Err(CudaError::WideHead { device: device(), d, widest: widest() }) }
         }
-        Op::CachedAttention { qkv, n_head, .. } => (qkv, n_head, WIDEST[2]),
-        _ => return Ok(()),
-    };
-    let d = Sizes::of(plan, qkv, heads).d;
-    if d > widest { Err(CudaError::WideHead { d, widest }) } else { Ok(()) }
+        Op::CachedAttention { qkv, n_head, k_cache, .. } => {
+            let (d, positions) = (Sizes::of(plan, qkv, n_head).d, plan.tensor(k_cache).shape[1]);
+            if d > WIDEST[2] {
+                return Err(CudaError::WideHead { device: device(), d, widest: WIDEST[2] });
+            }
+            let most = (gpu.shared_bytes.saturating_sub(CACHED_OWN_BYTES) / 4).saturating_sub(8 * d);
+            if positions <= most {
+                Ok(())
+            } else {
+                Err(CudaError::LongCache { device: device(), positions, most, d })
+            }
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How a file of kernels cuts an attention: rows and threads of a block, and its shared memory.
@@ -52,6 +75,8 @@ struct Tiling {
     file: File,
     rows: usize,
     threads: usize,
+    /// Shared memory that every kernel may have beside what it is launched with.
+    own_bytes: usize,
     forward_bytes: usize,
     backward_kv_bytes: usize,
     backward_q_bytes: usize,
@@ -67,6 +92,7 @@ impl Tiling {
                 file: File::Attention,
                 rows: 64,
                 threads: 128,
+                own_bytes: 1792,
                 forward_bytes: (64 + 4 * keys) * row_bytes,
                 backward_kv_bytes: backward_bytes,
                 backward_q_bytes: backward_bytes,
@@ -77,6 +103,7 @@ impl Tiling {
             file: File::AttentionGeneral,
             rows: 32,
             threads: BLOCK,
+            own_bytes: 0,
             forward_bytes: 4 * (32 * d + 64 * (d + 1) + 8 * 4 * 32),
             backward_kv_bytes: 4 * (two_tiles + 8 * 8 * 32),
             backward_q_bytes: 4 * (two_tiles + 8 * 4 * 32),
@@ -197,4 +224,76 @@ fn cached(
     let caches = [out, qkv, k_cache, v_cache, texts, positions];
     let arguments = [&caches[..], &[x, s_positions, int(heads), scale, out_scale, lengths]].concat();
     launcher.kernel(variant, "cached_attention", grid, &arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Builder, Precision};
+
+    /// Shared memory of a block on an RTX 4090, an A100 and an H100, in bytes.
+    const ADA: usize = 99 << 10;
+    const AMPERE: usize = 163 << 10;
+    const HOPPER: usize = 227 << 10;
+
+    /// What is said of every operator of a plan, in a precision, on a GPU of so much shared memory.
+    fn said(b: Builder, precision: Precision, shared_bytes: usize) -> Option<String> {
+        let plan = b.finish().with_precision(precision);
+        let (name, capability) = ("GPU".to_owned(), (8, 9));
+        let gpu = GpuInfo { index: 0, name, capability, multiprocessors: 1, memory_bytes: 0, shared_bytes };
+        let layout = Layout::of(&plan);
+        let mut ops = plan.phases().flat_map(|(_, phase)| &phase.ops);
+        ops.find_map(|op| check(&plan, &layout, op, &gpu).err()).map(|error| error.to_string())
+    }
+
+    fn training(d: usize, precision: Precision, shared_bytes: usize) -> Option<String> {
+        let mut b = Builder::new();
+        b.begin("train");
+        let (x, w) = (b.input("x", &[1, 4, 8]), b.parameter("w", &[8, 3 * d]));
+        let qkv = b.linear(x, crate::LinearWeights { w, bias: None });
+        let out = b.attention(qkv, 1, AttentionKind::Softmax, None);
+        let target = b.input("target", &[1, 4, d]);
+        let losses = b.squared_error(out, target);
+        b.backward(&[(losses, 1.0)]);
+        said(b, precision, shared_bytes)
+    }
+
+    fn decoding(d: usize, positions: usize, shared_bytes: usize) -> Option<String> {
+        let mut b = Builder::new();
+        b.begin("decode");
+        let qkv = b.input("qkv", &[1, 1, 3 * d]);
+        let caches = (b.cache("k", &[1, positions, d]), b.cache("v", &[1, positions, d]));
+        let places =
+            Places { texts: b.input_u32("texts", &[1, 1], 2), positions: b.input_u32("at", &[1, 1], 1) };
+        b.cached_attention(qkv, caches, (places, None), 1, AttentionKind::Softmax);
+        said(b, Precision::Float32, shared_bytes)
+    }
+
+    #[test]
+    fn heads_that_no_block_has_room_for_are_refused_with_the_widest_that_fits() {
+        let refused = |d, most| {
+            Some(format!(
+                "attention heads of width {d} are too wide for the GPU kernels, which end at {most} on GPU"
+            ))
+        };
+        for (shared_bytes, widest) in [(ADA, 181), (AMPERE, 256), (HOPPER, 256)] {
+            for precision in [Precision::Float32, Precision::Bfloat16] {
+                assert_eq!(training(widest, precision, shared_bytes), None);
+                assert_eq!(training(widest + 1, precision, shared_bytes), refused(widest + 1, widest));
+            }
+        }
+        assert_eq!(training(128, Precision::Bfloat16, ADA), None);
+    }
+
+    #[test]
+    fn contexts_that_no_block_has_room_for_are_refused_with_the_longest_that_fits() {
+        for (shared_bytes, most) in [(ADA, 24_824), (HOPPER, 57_592)] {
+            assert_eq!(decoding(64, most, shared_bytes), None);
+            let message = format!(
+                "a context of {} tokens is too long to decode on GPU: its kernel ends at {most}, with heads of width 64",
+                most + 1
+            );
+            assert_eq!(decoding(64, most + 1, shared_bytes), Some(message));
+        }
+    }
 }

@@ -32,6 +32,8 @@ const CAPTURE_THREAD_LOCAL: c_int = 1;
 const MULTIPROCESSOR_COUNT: c_int = 16;
 const CAPABILITY_MAJOR: c_int = 75;
 const CAPABILITY_MINOR: c_int = 76;
+const SHARED_BYTES_OF_BLOCK: c_int = 97;
+const STATIC_SHARED_BYTES: c_int = 1;
 const MAX_DYNAMIC_SHARED_BYTES: c_int = 8;
 
 type Handle = *mut c_void;
@@ -79,6 +81,7 @@ functions! {
         module_load = cuModuleLoadData(*mut Handle, *const c_void);
         module_unload = cuModuleUnload(Handle);
         module_function = cuModuleGetFunction(*mut Handle, Handle, *const c_char);
+        function_attribute = cuFuncGetAttribute(*mut c_int, c_int, Handle);
         function_set_attribute = cuFuncSetAttribute(Handle, c_int, c_int);
         launch = cuLaunchKernel(
             Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void,
@@ -108,6 +111,8 @@ pub struct GpuInfo {
     pub multiprocessors: i32,
     /// Bytes of its memory.
     pub memory_bytes: usize,
+    /// Bytes of shared memory that a block can have.
+    pub shared_bytes: usize,
 }
 
 impl GpuInfo {
@@ -180,6 +185,7 @@ impl Driver {
             capability: (attribute(CAPABILITY_MAJOR)?, attribute(CAPABILITY_MINOR)?),
             multiprocessors: attribute(MULTIPROCESSOR_COUNT)?,
             memory_bytes,
+            shared_bytes: attribute(SHARED_BYTES_OF_BLOCK)?.max(0) as usize,
         })
     }
 

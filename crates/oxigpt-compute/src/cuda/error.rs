@@ -112,12 +112,43 @@ pub enum CudaError {
         log: String,
     },
     /// Attention heads that no kernel of ours can do.
-    #[error("attention heads of width {d} are too wide for the GPU kernels, which end at {widest}")]
+    #[error(
+        "attention heads of width {d} are too wide for the GPU kernels, which end at {widest} on {device}"
+    )]
     WideHead {
+        /// The GPU.
+        device: String,
         /// What was asked for.
         d: usize,
-        /// What can be done.
+        /// What can be done, with the shared memory that a block has there.
         widest: usize,
+    },
+    /// A cache of keys and values whose scores no block has room for.
+    #[error(
+        "a context of {positions} tokens is too long to decode on {device}: its kernel ends at {most}, with heads of \
+         width {d}"
+    )]
+    LongCache {
+        /// The GPU.
+        device: String,
+        /// What was asked for.
+        positions: usize,
+        /// What a block has room for.
+        most: usize,
+        /// Width of a head.
+        d: usize,
+    },
+    /// A launch whose blocks ask for more shared memory than one can have.
+    #[error("{kernel} needs {needed} bytes of shared memory a block, and {device} has {available}")]
+    SharedMemory {
+        /// The GPU.
+        device: String,
+        /// The kernel.
+        kernel: &'static str,
+        /// Bytes that it needs.
+        needed: usize,
+        /// Bytes that there are.
+        available: usize,
     },
     /// A cuDNN older than the attention that we ask for.
     #[error("{} is cuDNN {version}, but 9.10 is needed", path.display())]
@@ -181,6 +212,8 @@ impl CudaError {
             CudaError::OldCudnn { .. } | CudaError::OtherCuda { .. } => Library::Cudnn.remedy(),
             CudaError::Unwanted | CudaError::Refused { .. } => return None,
             CudaError::WideHead { .. } => "use more heads (n_head), or --device=cpu",
+            CudaError::LongCache { .. } => "lower block_size, or generate fewer tokens; or use --device=cpu",
+            CudaError::SharedMemory { .. } => "use a narrower model (n_embd), or --device=cpu",
             CudaError::Compile { .. } | CudaError::NoAlgorithm { .. } => {
                 "this is a mistake of ours or a version that we do not know: please report it with the \
                  output of `oxigpt devices`"

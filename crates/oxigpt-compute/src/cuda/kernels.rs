@@ -128,12 +128,11 @@ impl Kernels {
         }
     }
 
-    /// A kernel that will ask for so many bytes of dynamic shared memory.
+    /// A kernel.
     pub(super) fn get(
         &mut self,
         variant: Variant,
         name: &'static str,
-        shared_bytes: usize,
         cache: &Cache,
     ) -> Result<Kernel, CudaError> {
         if let Some(kernel) = self.kernels.get(&(variant, name)) {
@@ -143,7 +142,7 @@ impl Kernels {
             let module = self.gpu.load(&self.compile(variant, cache)?)?;
             self.modules.insert(variant, module);
         }
-        let kernel = self.modules[&variant].kernel(name, shared_bytes as u32)?;
+        let kernel = self.modules[&variant].kernel(name)?;
         self.kernels.insert((variant, name), kernel);
         Ok(kernel)
     }

@@ -132,7 +132,7 @@ impl Launcher<'_> {
         arguments: &[Argument],
     ) -> Result<(), CudaError> {
         let Grid { blocks, threads, shared_bytes } = grid;
-        let kernel = self.kernels.get(variant.into(), name, shared_bytes, self.cache)?;
+        let kernel = self.kernels.get(variant.into(), name, self.cache)?;
         let blocks = blocks.map(|n| n as u32);
         // SAFETY: the plan's shapes were checked when it was built, tensors lie inside the arena at their places, and
         // the arguments are those that the kernel's file lists; the conformance suite runs every one.

@@ -197,8 +197,8 @@ impl Backend for Cuda {
         // The memory of a plan before this one.
         self.prepared = None;
         self.kernels.set_bf16(plan.precision() == Precision::Bfloat16);
-        operators::check(&plan)?;
         let layout = Layout::of(&plan);
+        operators::check(&plan, &layout, &self.gpu.info)?;
         let arena = self.gpu.allocate(layout.arena_bytes)?;
         let copies = self.gpu.allocate(layout.copy_bytes)?;
         let planned = |library| Attentions::new(&plan, &layout, self.in_any_order, &self.gpu, library);

@@ -3,10 +3,11 @@
 //! Legend: B batch, T positions, N = B*T rows, C width.
 
 use super::attention;
-use super::driver::Argument;
+use super::driver::{Argument, GpuInfo};
 use super::error::CudaError;
 use super::kernels::{File, Variant};
 use super::launch::{BLOCK, Grid, Launcher, NULL, int, long};
+use super::layout::Layout;
 use super::linear;
 use super::tables;
 use crate::{Dropout, Gelu, Op, Plan, TensorId};
@@ -30,9 +31,9 @@ pub(super) fn column_parts(rows: usize) -> usize {
     rows.div_ceil(64).min(128)
 }
 
-/// Refuses a plan with an operator that no kernel can do.
-pub(super) fn check(plan: &Plan) -> Result<(), CudaError> {
-    plan.phases().flat_map(|(_, phase)| &phase.ops).try_for_each(|op| attention::check(plan, op))
+/// Refuses a plan with an operator that no kernel can do on a GPU.
+pub(super) fn check(plan: &Plan, layout: &Layout, gpu: &GpuInfo) -> Result<(), CudaError> {
+    plan.phases().flat_map(|(_, phase)| &phase.ops).try_for_each(|op| attention::check(plan, layout, op, gpu))
 }
 
 /// Bytes of scratch memory that the operators of a plan need at most.

@@ -185,6 +185,8 @@ API int cuDeviceGetAttribute(int* value, int attribute, int) {
         case 16: return *value = 1, SUCCESS;
         case 75: return *value = 9, SUCCESS;
         case 76: return *value = 0, SUCCESS;
+        // 227 KiB are all that a block of Hopper can have.
+        case 97: return *value = 227 << 10, SUCCESS;
         default: return INVALID;
     }
 }
@@ -297,8 +299,10 @@ API int cuModuleGetFunction(Handle* function, Handle handle, const char* name) {
     return *function = new Function{kernel(), module->turn}, SUCCESS;
 }
 
+/// What a kernel declares itself lies beside what it is launched with.
+API int cuFuncGetAttribute(int* value, int attribute, Handle) { return *value = 0, attribute == 1 ? SUCCESS : INVALID; }
+
 API int cuFuncSetAttribute(Handle function, int attribute, int value) {
-    // 227 KiB are all that a block of Hopper can have.
     if (attribute != 8 || value > 227 << 10) return INVALID;
     static_cast<Function*>(function)->shared_bytes = value;
     return SUCCESS;

@@ -37,8 +37,13 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// The graph of an operator, if cuDNN may have one, and how many parts of the batch it does in turn.
-    fn of(plan: &crate::Plan, layout: &Layout, in_any_order: bool, op: &Op) -> Option<(Task, usize)> {
+    /// The graph of an operator, if it is one for cuDNN, and how many parts of the batch it does in turn.
+    pub(super) fn of(
+        plan: &crate::Plan,
+        layout: &Layout,
+        in_any_order: bool,
+        op: &Op,
+    ) -> Result<Option<(Task, usize)>, CudaError> {
         let adjoint = if in_any_order { Work::AdjointInAnyOrder } else { Work::Adjoint };
         let (qkv, heads, work) = match *op {
             Op::Attention { qkv, n_head, kind: AttentionKind::Softmax, dropout: None, .. } => {
@@ -47,13 +52,18 @@ impl Task {
             Op::AttentionBackward { qkv, n_head, kind: AttentionKind::Softmax, dropout: None, .. } => {
                 (qkv, n_head, adjoint)
             }
-            _ => return None,
+            _ => return Ok(None),
         };
         let sizes = Sizes::of(plan, qkv, heads);
         if layout.element(qkv) != Element::Bf16 || sizes.d > WIDEST || !sizes.d.is_multiple_of(WIDTH_STEP) {
-            return None;
+            return Ok(None);
         }
-        Task { sizes, work }.in_parts()
+        let too_large = || {
+            let most = MOST_WORKSPACE_BYTES >> 20;
+            let reason = format!("its workspace would be over {most} MiB for texts of {} tokens", sizes.t);
+            CudaError::Refused { reason }
+        };
+        Task { sizes, work }.in_parts().map(Some).ok_or_else(too_large)
     }
 
     /// The same for as large a part of the batch as the workspace allows, and how many parts there are. Every part begins
@@ -114,7 +124,7 @@ impl Task {
 /// Bytes of scratch memory that the attentions of a plan take at most where cuDNN does them.
 pub(in crate::cuda) fn scratch_bytes(plan: &crate::Plan, layout: &Layout, in_any_order: bool) -> usize {
     let ops = plan.phases().flat_map(|(_, phase)| &phase.ops);
-    let tasks = ops.filter_map(|op| Some(Task::of(plan, layout, in_any_order, op)?.0));
+    let tasks = ops.filter_map(|op| Some(Task::of(plan, layout, in_any_order, op).ok()??.0));
     tasks.map(|task| task.delta_bytes() + task.sums_bytes() + task.workspace_bytes()).max().unwrap_or(0)
 }
 
@@ -143,33 +153,35 @@ impl Attentions {
     ) -> Attentions {
         let is_attention = |op: &&Op| matches!(op, Op::Attention { .. } | Op::AttentionBackward { .. });
         let ops = plan.phases().flat_map(|(_, phase)| &phase.ops).filter(is_attention);
-        let tasks = ops.map(|op| Some(Task::of(plan, layout, in_any_order, op)?.0));
+        let tasks = ops.map(|op| Ok(Task::of(plan, layout, in_any_order, op)?.map(|(task, _)| task)));
         Attentions { in_any_order, ..Attentions::of(tasks, gpu, library) }
     }
 
     /// Those of a GPT-2 with one text in a batch.
     pub(in crate::cuda) fn of_gpt2(gpu: &Arc<Gpu>, library: &Arc<CudnnLibrary>) -> Attentions {
         let sizes = Sizes { batch: 1, t: 1024, heads: 12, d: 64 };
-        let tasks = [Work::Attention, Work::Adjoint].map(|work| Some(Task { sizes, work }));
+        let tasks = [Work::Attention, Work::Adjoint].map(|work| Ok(Some(Task { sizes, work })));
         Attentions::of(tasks.into_iter(), gpu, library)
     }
 
     /// `None` is an attention that is not for cuDNN.
     fn of(
-        tasks: impl Iterator<Item = Option<Task>>,
+        tasks: impl Iterator<Item = Result<Option<Task>, CudaError>>,
         gpu: &Arc<Gpu>,
         library: &Arc<CudnnLibrary>,
     ) -> Attentions {
         let mut attentions = Attentions::default();
         for task in tasks {
-            let Some(task) = task else {
-                attentions.leaves_some = true;
-                continue;
+            let done = match task {
+                Ok(Some(task)) if attentions.plans.contains_key(&task) => Ok(()),
+                Ok(Some(task)) => attentions.prepare(task, gpu, library),
+                Ok(None) => {
+                    attentions.leaves_some = true;
+                    Ok(())
+                }
+                Err(error) => Err(error),
             };
-            if attentions.plans.contains_key(&task) {
-                continue;
-            }
-            if let Err(error) = attentions.prepare(task, gpu, library) {
+            if let Err(error) = done {
                 attentions.leaves_some = true;
                 attentions.refusal.get_or_insert(error);
             }
@@ -208,7 +220,7 @@ impl Attentions {
 pub(in crate::cuda) fn operator(launcher: &Launcher, op: &Op) -> Option<Result<(), CudaError>> {
     let prepared = launcher.prepared;
     let attentions = &prepared.attentions;
-    let (task, parts) = Task::of(&prepared.plan, &prepared.layout, attentions.in_any_order, op)?;
+    let (task, parts) = Task::of(&prepared.plan, &prepared.layout, attentions.in_any_order, op).ok()??;
     let (plan, cudnn) = (attentions.plans.get(&task)?, attentions.cudnn.as_ref()?);
     let sums = prepared.scratch.at(task.delta_bytes());
     let workspace = prepared.scratch.at(task.delta_bytes() + task.sums_bytes());

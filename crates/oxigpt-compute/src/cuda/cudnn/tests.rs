@@ -9,7 +9,9 @@ use super::graph::{Operation, Tensor};
 use super::*;
 use crate::cuda::attention::Sizes;
 use crate::cuda::blas::CublasLt;
+use crate::cuda::layout::Layout;
 use crate::cuda::nvrtc::Nvrtc;
+use crate::{AttentionKind, Builder, LinearWeights, Precision};
 
 const SIZES: Sizes = Sizes { batch: 2, t: 5, heads: 3, d: 8 };
 
@@ -95,6 +97,31 @@ fn parts_of_a_batch_follow_each_other() {
     ] {
         assert_eq!([at(0, operand), at(1, operand)], [in_row, in_row + rows * row], "{operand:?}");
     }
+}
+
+/// An adjoint whose workspace would be too large in any part is left to others, and why is said.
+#[test]
+fn a_workspace_that_is_too_large_is_a_reason() {
+    let mut b = Builder::new();
+    b.begin("train");
+    let (x, w) = (b.input("x", &[2, 8192, 8]), b.parameter("w", &[8, 3 * 768]));
+    let qkv = b.linear(x, LinearWeights { w, bias: None });
+    let out = b.attention(qkv, 12, AttentionKind::Softmax, None);
+    let target = b.input("target", &[2, 8192, 768]);
+    let losses = b.squared_error(out, target);
+    b.backward(&[(losses, 1.0)]);
+    let plan = b.finish().with_precision(Precision::Bfloat16);
+    let layout = Layout::of(&plan);
+    let refusals = |in_any_order| -> Vec<String> {
+        let ops = plan.phases().flat_map(|(_, phase)| &phase.ops);
+        let tasks = ops.filter_map(|op| Task::of(&plan, &layout, in_any_order, op).err());
+        tasks.map(|error| error.to_string()).collect()
+    };
+    assert_eq!(
+        refusals(false),
+        ["cuDNN does not suit: its workspace would be over 256 MiB for texts of 8192 tokens"]
+    );
+    assert_eq!(refusals(true), [""; 0]);
 }
 
 /// The adjoint of a large batch takes turns, each of them aligned, or is left to others.

@@ -39,14 +39,19 @@ impl Gpu {
         // SAFETY: writes one handle.
         let status = unsafe { (driver.api.context_retain)(&mut context, device) };
         driver.check("cuDevicePrimaryCtxRetain", status)?;
-        let [mut stream, mut copy_stream] = [ptr::null_mut(); 2];
+        let [stream, copy_stream] = [ptr::null_mut(); 2];
+        // What has been made by then is given back where a stream cannot be.
         let mut gpu = Gpu { driver, device, context, stream, copy_stream, info };
-        for stream in [&mut stream, &mut copy_stream] {
-            // SAFETY: the context is current; writes one handle.
-            gpu.call("cuStreamCreate", |api| unsafe { (api.stream_create)(stream, STREAM_NON_BLOCKING) })?;
-        }
-        (gpu.stream, gpu.copy_stream) = (stream, copy_stream);
+        gpu.stream = gpu.new_stream()?;
+        gpu.copy_stream = gpu.new_stream()?;
         Ok(Arc::new(gpu))
+    }
+
+    fn new_stream(&self) -> Result<Handle, CudaError> {
+        let mut stream = ptr::null_mut();
+        // SAFETY: the context is current; writes one handle.
+        self.call("cuStreamCreate", |api| unsafe { (api.stream_create)(&mut stream, STREAM_NON_BLOCKING) })?;
+        Ok(stream)
     }
 
     /// The stream, for libraries that put work on it.
@@ -121,7 +126,7 @@ impl Gpu {
         self.call("cuStreamSynchronize", |api| unsafe { (api.stream_synchronize)(self.stream) })
     }
 
-    /// Puts a kernel on the stream.
+    /// Puts a kernel on the stream, unless its blocks ask for more shared memory than one can have.
     ///
     /// # Safety
     /// `arguments` have the types that the kernel takes, and what they point to is as large as it expects.
@@ -139,6 +144,11 @@ impl Gpu {
         for (i, argument) in arguments.iter().enumerate() {
             values[i] = argument.bits();
             pointers[i] = (&raw mut values[i]).cast();
+        }
+        let (needed, available) = (shared_bytes as usize, kernel.shared_bytes);
+        if needed > available {
+            let (device, kernel) = (self.info.name.clone(), kernel.name);
+            return Err(CudaError::SharedMemory { device, kernel, needed, available });
         }
         let pointers = pointers.as_mut_ptr();
         // SAFETY: as the caller promises; the driver copies the values before it returns.
@@ -213,10 +223,12 @@ impl Gpu {
 impl Drop for Gpu {
     fn drop(&mut self) {
         // What fails here has nobody to be told.
-        let _ = self.synchronize();
-        for stream in [self.stream, self.copy_stream] {
+        for stream in [self.stream, self.copy_stream].into_iter().filter(|stream| !stream.is_null()) {
             // SAFETY: nothing else uses the stream, and what was loaded or allocated holds `self`.
-            let _ = self.call("cuStreamDestroy", |api| unsafe { (api.stream_destroy)(stream) });
+            unsafe {
+                let _ = self.call("cuStreamSynchronize", |api| (api.stream_synchronize)(stream));
+                let _ = self.call("cuStreamDestroy", |api| (api.stream_destroy)(stream));
+            }
         }
         // SAFETY: retained once, by `open`.
         unsafe { (self.driver.api.context_release)(self.device) };

@@ -5,7 +5,7 @@ use std::ffi::{CString, c_int};
 use std::ptr;
 use std::sync::Arc;
 
-use super::{Address, Gpu, Handle, MAX_DYNAMIC_SHARED_BYTES};
+use super::{Address, Gpu, Handle, MAX_DYNAMIC_SHARED_BYTES, STATIC_SHARED_BYTES};
 use crate::cuda::error::CudaError;
 
 /// Memory of a GPU; freed when dropped.
@@ -52,21 +52,25 @@ pub(in crate::cuda) struct Module {
 unsafe impl Send for Module {}
 
 impl Module {
-    /// A kernel by its name, allowed to ask for `shared_bytes` of dynamic shared memory.
-    pub(in crate::cuda) fn kernel(&self, name: &'static str, shared_bytes: u32) -> Result<Kernel, CudaError> {
+    /// A kernel by its name, allowed to ask for all the shared memory that a block of the GPU can have beside its own.
+    pub(in crate::cuda) fn kernel(&self, name: &'static str) -> Result<Kernel, CudaError> {
         let mut function = ptr::null_mut();
         let symbol = CString::new(name).expect("a name without zeros");
         // SAFETY: writes one handle.
         self.gpu.call("cuModuleGetFunction", |api| unsafe {
             (api.module_function)(&mut function, self.handle, symbol.as_ptr())
         })?;
-        if shared_bytes > 48 << 10 {
-            // SAFETY: a function of this module.
-            self.gpu.call("cuFuncSetAttribute", |api| unsafe {
-                (api.function_set_attribute)(function, MAX_DYNAMIC_SHARED_BYTES, shared_bytes as c_int)
-            })?;
-        }
-        Ok(Kernel { name, function })
+        let mut own_bytes = 0;
+        // SAFETY: a function of this module; writes one integer.
+        self.gpu.call("cuFuncGetAttribute", |api| unsafe {
+            (api.function_attribute)(&mut own_bytes, STATIC_SHARED_BYTES, function)
+        })?;
+        let shared_bytes = self.gpu.info.shared_bytes.saturating_sub(own_bytes.max(0) as usize);
+        // SAFETY: a function of this module.
+        self.gpu.call("cuFuncSetAttribute", |api| unsafe {
+            (api.function_set_attribute)(function, MAX_DYNAMIC_SHARED_BYTES, shared_bytes as c_int)
+        })?;
+        Ok(Kernel { name, function, shared_bytes })
     }
 }
 
@@ -83,6 +87,8 @@ impl Drop for Module {
 pub(in crate::cuda) struct Kernel {
     pub(super) name: &'static str,
     pub(super) function: Handle,
+    /// Dynamic shared memory that a block of it can have.
+    pub(super) shared_bytes: usize,
 }
 
 // SAFETY: as `Gpu`.

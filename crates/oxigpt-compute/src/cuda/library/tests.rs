@@ -11,7 +11,7 @@ use super::*;
 use crate::cuda::blas::CublasLt;
 use crate::cuda::cudnn::CudnnLibrary;
 use crate::cuda::devices::{self, LibraryReport, Report};
-use crate::cuda::driver::{Driver, GpuInfo};
+use crate::cuda::driver::{Driver, Gpu, GpuInfo};
 use crate::cuda::nvrtc::Nvrtc;
 
 const NVRTC: &str = "
@@ -276,19 +276,52 @@ fn functions_of<'a>(source: &'a str, start: &'a str) -> impl Iterator<Item = &'a
     })
 }
 
+/// A driver in C, whose functions that the source does not have answer with a status.
+fn driver_of(dir: &TempDir, source: &str, status: u32) -> Option<SearchPath> {
+    let names = functions_of(include_str!("../driver.rs"), " = cu");
+    let others = names.filter(|name| !source.contains(&format!("int {name}(")));
+    let others: String = others.map(|name| format!("int {name}() {{ return {status}; }}\n")).collect();
+    library(&dir.path().join("libcuda.so.1"), &format!("{source}\n{others}"), &[])?;
+    Some(SearchPath::new(vec![dir.path().into()]))
+}
+
 /// A driver whose every function answers like that of a machine without a GPU.
 fn driver(dir: &TempDir, version: &str) -> Option<SearchPath> {
-    let names = functions_of(include_str!("../driver.rs"), " = cu");
-    let known = ["cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString"];
-    let others =
-        names.filter(|name| !known.contains(name)).map(|name| format!("int {name}() {{ return 100; }}\n"));
-    let known = format!(
+    let source = format!(
         "int cuDriverGetVersion(int *version) {{ *version = {version}; return 0; }}
          int cuGetErrorName(int s, const char **text) {{ *text = \"CUDA_ERROR_NO_DEVICE\"; return 0; }}
-         int cuGetErrorString(int s, const char **text) {{ return 1; }}\n"
+         int cuGetErrorString(int s, const char **text) {{ return 1; }}"
     );
-    library(&dir.path().join("libcuda.so.1"), &(known + &others.collect::<String>()), &[])?;
-    Some(SearchPath::new(vec![dir.path().into()]))
+    driver_of(dir, &source, 100)
+}
+
+/// Where the second stream cannot be made, the first is given back.
+#[test]
+fn a_gpu_that_is_half_opened_leaves_nothing_behind() {
+    let dir = TempDir::new().unwrap();
+    let source = "int alive, made;
+        int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+        int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+        int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = 9; return 0; }
+        int cuGetErrorName(int s, const char **text) { return 1; }
+        int cuGetErrorString(int s, const char **text) { return 1; }
+        int cuStreamCreate(void **stream, unsigned f) {
+            if (made++) return 2;
+            *stream = &made; alive++; return 0;
+        }
+        int cuStreamDestroy_v2(void *stream) { alive--; return 0; }
+        int cuDevicePrimaryCtxRetain(void **context, int device) { alive++; return 0; }
+        int cuDevicePrimaryCtxRelease_v2(int device) { alive--; return 0; }";
+    let Some(search_path) = driver_of(&dir, source, 0) else { return };
+    let driver = Driver::open(&search_path).unwrap_or_else(|error| panic!("{error}"));
+    let message = refusal(Gpu::open(driver, 0));
+    assert!(message.starts_with("cuStreamCreate failed: "), "{message}");
+    // SAFETY: the library has these two integers, and no initialiser.
+    let [alive, made] = unsafe {
+        let library = libloading::Library::new(dir.path().join("libcuda.so.1")).unwrap();
+        [&b"alive"[..], b"made"].map(|name| **library.get::<*const std::ffi::c_int>(name).unwrap())
+    };
+    assert_eq!((alive, made), (0, 2));
 }
 
 #[test]
@@ -318,8 +351,8 @@ fn drivers_without_a_gpu_and_old_ones_are_told_apart() {
 fn the_first_obstacle_is_told() {
     let gpu = |capability| {
         let name = "Some GPU".to_owned();
-        let (index, multiprocessors, memory_bytes) = (0, 1, 1);
-        GpuInfo { index, name, capability, multiprocessors, memory_bytes }
+        let (index, multiprocessors, memory_bytes, shared_bytes) = (0, 1, 1, 1);
+        GpuInfo { index, name, capability, multiprocessors, memory_bytes, shared_bytes }
     };
     let found = || Ok(LibraryReport { path: "/there".into(), version: "1".into(), passed_over: vec![] });
     let missing = |library| Err(CudaError::Missing { library, names: "it".into(), looked_in: vec![] });
