@@ -1,7 +1,12 @@
-//! Matrix products by cuBLASLt: descriptors made once for each shape, and the fastest of its algorithms.
+//! Matrix products by cuBLASLt: descriptors made once for each shape, and one of its algorithms.
+//!
+//! That is the one that it proposes first, which is a function of the product, the GPU and the library; or, where sums may be
+//! taken in another order each time, the fastest of several: which that is, is measured, and not the same on every day.
 //!
 //! cuBLASLt thinks in columns: a row-major `[R, C]` is a column-major `[C, R]` to it. So `c = a b` is asked for as
 //! `c^T = b^T a^T`, and nothing is ever transposed in memory.
+
+mod product;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -13,6 +18,9 @@ use super::driver::{Gpu, Memory};
 use super::error::CudaError;
 use super::layout::Element;
 use super::library::{Found, Library, SearchPath, functions};
+
+use product::Key;
+pub(super) use product::{Epilogue, Matrix, Product};
 
 type Handle = *mut c_void;
 
@@ -38,6 +46,10 @@ pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
 /// Algorithms that are timed for a product, and how often each.
 const CANDIDATES: usize = 8;
 const TIMED_RUNS: usize = 3;
+
+/// Numbers that operands are filled with, again and again, while they are timed: no power of two, so that no row has them where
+/// the row before it does.
+const NOISE: usize = (1 << 18) + 8;
 
 /// Products of fewer multiplications than this take cuBLASLt's first proposal: timing would cost more than it gives.
 const WORTH_TIMING: usize = 1 << 26;
@@ -119,134 +131,11 @@ impl CublasLt {
     }
 }
 
-/// A row-major matrix in device memory, or its transpose.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Matrix {
-    /// Of its first element.
-    pub(super) address: u64,
-    /// Of its elements.
-    pub(super) element: Element,
-    /// As it lies in memory.
-    pub(super) rows: usize,
-    /// As it lies in memory; rows follow each other without gaps.
-    pub(super) cols: usize,
-    /// Whether its transpose is meant.
-    pub(super) transposed: bool,
-}
-
-impl Matrix {
-    /// Its transpose.
-    pub(super) fn t(self) -> Matrix {
-        Matrix { transposed: !self.transposed, ..self }
-    }
-
-    /// Rows and columns as meant.
-    fn size(&self) -> (usize, usize) {
-        if self.transposed { (self.cols, self.rows) } else { (self.rows, self.cols) }
-    }
-
-    /// Bytes that its address is a multiple of, up to what kernels can make use of.
-    fn alignment(&self) -> u32 {
-        1 << self.address.trailing_zeros().min(8)
-    }
-}
-
-/// What happens to a product before it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Epilogue {
-    /// Nothing.
-    None,
-    /// A bias is added: address of one number a column, of the type of the result.
-    Bias(u64),
-    /// As `Bias`, then GELU by the tanh approximation; `before` gets what that was applied to.
-    BiasGelu {
-        /// One number a column.
-        bias: u64,
-        /// A matrix like the result.
-        before: u64,
-    },
-    /// GELU alone.
-    Gelu {
-        /// A matrix like the result.
-        before: u64,
-    },
-    /// The product is multiplied by the derivative of that GELU at `before`, which is read.
-    GeluBackward {
-        /// A matrix like the result.
-        before: u64,
-    },
-}
-
-impl Epilogue {
-    fn code(self) -> c_int {
-        match self {
-            Epilogue::None => 1,
-            Epilogue::Bias(_) => 4,
-            Epilogue::Gelu { .. } => 160,
-            Epilogue::BiasGelu { .. } => 164,
-            Epilogue::GeluBackward { .. } => 192,
-        }
-    }
-
-    fn bias(self) -> Option<u64> {
-        match self {
-            Epilogue::Bias(bias) | Epilogue::BiasGelu { bias, .. } => Some(bias),
-            Epilogue::None | Epilogue::Gelu { .. } | Epilogue::GeluBackward { .. } => None,
-        }
-    }
-
-    fn before(self) -> Option<u64> {
-        match self {
-            Epilogue::BiasGelu { before, .. }
-            | Epilogue::Gelu { before }
-            | Epilogue::GeluBackward { before } => Some(before),
-            Epilogue::None | Epilogue::Bias(_) => None,
-        }
-    }
-}
-
-/// `c = epilogue(a b)`, or `c += a b`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Product {
-    /// `[M, N]`, not transposed.
-    pub(super) c: Matrix,
-    /// `[M, K]`.
-    pub(super) a: Matrix,
-    /// `[K, N]`.
-    pub(super) b: Matrix,
-    /// Whether to add to `c`; then there is no epilogue.
-    pub(super) accumulate: bool,
-    /// What else to do.
-    pub(super) epilogue: Epilogue,
-}
-
-/// All that the choice of an algorithm depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    m: usize,
-    n: usize,
-    k: usize,
-    transposed: [bool; 2],
-    elements: [Element; 3],
-    alignment: [u32; 3],
-    epilogue: c_int,
-}
-
-impl Key {
-    fn of(product: &Product) -> Key {
-        let Product { a, b, c, epilogue, .. } = product;
-        let ((m, k), (depth, n)) = (a.size(), b.size());
-        assert_eq!((k, (m, n)), (depth, c.size()), "sizes of a product");
-        Key {
-            m,
-            n,
-            k,
-            transposed: [a.transposed, b.transposed],
-            elements: [a.element, b.element, c.element],
-            alignment: [a.alignment(), b.alignment(), c.alignment()],
-            epilogue: epilogue.code(),
-        }
-    }
+/// The i-th of numbers without a pattern, between -0.5 and 0.5.
+fn noise(i: usize) -> f32 {
+    let scattered = (i as u32 ^ 0x9e37_79b9).wrapping_mul(0x85eb_ca6b);
+    let scattered = (scattered ^ scattered >> 15).wrapping_mul(0xc2b2_ae35);
+    (scattered ^ scattered >> 13) as f32 / u32::MAX as f32 - 0.5
 }
 
 /// Descriptors of a kind of product, and its algorithm.
@@ -263,6 +152,8 @@ pub(super) struct Blas {
     library: CublasLt,
     handle: Handle,
     compute: c_int,
+    /// Whether algorithms are timed.
+    is_timed: bool,
     workspace: Memory,
     /// `None`: cuBLASLt cannot do it.
     prepared: HashMap<Key, Option<Prepared>>,
@@ -272,19 +163,25 @@ pub(super) struct Blas {
 unsafe impl Send for Blas {}
 
 impl Blas {
-    /// With `tf32`, products of float32 round their operands to 10 bits of significand.
-    pub(super) fn new(gpu: Arc<Gpu>, library: CublasLt, tf32: bool) -> Result<Blas, CudaError> {
+    /// With `tf32`, products of float32 round their operands to 10 bits of significand. `is_timed`: whether to take the
+    /// fastest algorithm, whichever it turns out to be.
+    pub(super) fn new(
+        gpu: Arc<Gpu>,
+        library: CublasLt,
+        tf32: bool,
+        is_timed: bool,
+    ) -> Result<Blas, CudaError> {
         gpu.make_current()?;
         let mut handle = ptr::null_mut();
         // SAFETY: writes one handle.
         library.check("cublasLtCreate", unsafe { (library.api.create)(&mut handle) })?;
         let workspace = gpu.allocate(WORKSPACE_BYTES)?;
         let compute = if tf32 { COMPUTE_32F_FAST_TF32 } else { COMPUTE_32F };
-        Ok(Blas { gpu, library, handle, compute, workspace, prepared: HashMap::new() })
+        Ok(Blas { gpu, library, handle, compute, is_timed, workspace, prepared: HashMap::new() })
     }
 
-    /// Chooses the algorithm of a product, unless that has been done. May time candidates, which overwrites the result:
-    /// nothing in it may be needed. Says whether cuBLASLt can do it at all.
+    /// Chooses the algorithm of a product, unless that has been done. May time candidates, which overwrites the operands
+    /// and the result, and leaves zeros in the operands: nothing in them may be needed. Says whether cuBLASLt can do it at all.
     pub(super) fn prepare(&mut self, product: &Product, cache: &Cache) -> Result<bool, CudaError> {
         let key = Key::of(product);
         if !self.prepared.contains_key(&key) {
@@ -358,7 +255,7 @@ impl Blas {
         let proposals = self.proposals(key, &prepared)?;
         let Some(&first) = proposals.first() else { return Ok(None) };
         prepared.algorithm = first;
-        if proposals.len() > 1 && key.m * key.n * key.k >= WORTH_TIMING {
+        if self.is_timed && proposals.len() > 1 && key.m * key.n * key.k >= WORTH_TIMING {
             let what = format!("{key:?} {}", self.compute);
             let id = ["product", &self.gpu.info.name, &self.library.version, &what];
             let bytes = cache.get_or_make(&id, || {
@@ -458,6 +355,15 @@ impl Blas {
         prepared: &Prepared,
         proposals: &[Algorithm],
     ) -> Result<Algorithm, CudaError> {
+        // Zeros take less power than other numbers, which lets a GPU run faster, and one algorithm more than another.
+        for operand in [product.a, product.b] {
+            let noise: Vec<f32> = (0..NOISE).map(noise).collect();
+            self.gpu.write_repeated(
+                operand.address,
+                operand.bytes(),
+                &operand.element.encode(&noise, NOISE),
+            )?;
+        }
         let (mut best, mut failure) = (None::<(f32, Algorithm)>, None);
         for algorithm in proposals {
             for _ in 0..=TIMED_RUNS {
@@ -472,6 +378,9 @@ impl Blas {
                     }
                 }
             }
+        }
+        for operand in [product.a, product.b] {
+            self.gpu.zero(operand.address, operand.bytes())?;
         }
         self.gpu.synchronize()?;
         match (best, failure) {

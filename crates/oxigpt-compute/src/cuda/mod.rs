@@ -108,8 +108,8 @@ impl Cuda {
         let kernels = Kernels::new(gpu.clone(), Nvrtc::open(search_path, major)?)?;
         let cublaslt = CublasLt::open(search_path, major)?;
         let cudnn = CudnnLibrary::open(search_path, cublaslt.cuda_major()).ok().map(Arc::new);
-        let blas = Blas::new(gpu.clone(), cublaslt, options.tf32)?;
-        let CudaOptions { in_any_order, cache, .. } = options;
+        let CudaOptions { tf32, in_any_order, cache, .. } = options;
+        let blas = Blas::new(gpu.clone(), cublaslt, tf32, in_any_order)?;
         let cache = Cache::new(cache);
         Ok(Cuda { prepared: None, kernels, blas, cudnn, in_any_order, gpu, cache, failure: None })
     }

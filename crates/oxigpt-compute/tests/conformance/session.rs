@@ -1,9 +1,43 @@
 //! Sessions on every backend: what they refuse and with which words, and what they report.
 
-use oxigpt_compute::cuda::CudaError;
-use oxigpt_compute::{Builder, Data, Error, Gelu, PhaseId, Plan, Role, Session, TensorId};
+use oxigpt_compute::cuda::{Cuda, CudaError, CudaOptions};
+use oxigpt_compute::{Builder, Data, Error, Gelu, LinearWeights, PhaseId, Plan, Role, Session, TensorId};
 
 use crate::{Make, backends};
+
+/// Products whose algorithm is measured, where the same one need not be taken every time, are products all the same; and
+/// where it must be, nothing is measured and kept.
+#[cfg(unix)]
+#[test]
+fn products_are_measured_only_where_their_order_may_change() {
+    if crate::device().is_none() || crate::is_simulated() {
+        crate::simulator::install();
+    }
+    for in_any_order in [false, true] {
+        let mut b = Builder::new();
+        let phase = b.begin("forward");
+        let (x, w) = (b.input("x", &[1, 512, 256]), b.parameter("w", &[256, 512]));
+        let y = b.linear(x, LinearWeights { w, bias: None });
+        b.mark_output(y);
+        let cache = tempfile::tempdir().unwrap();
+        let options =
+            CudaOptions { in_any_order, cache: Some(cache.path().into()), ..CudaOptions::default() };
+        let mut session = Session::new(b.finish(), Box::new(Cuda::new(options).unwrap())).unwrap();
+        assert_eq!(cache.path().read_dir().unwrap().count(), usize::from(in_any_order));
+        // Row r of x times column c of w: 256 numbers r + 1, and c - 100.
+        let x_of: Vec<f32> = (0..512 * 256).map(|i| (i / 256 + 1) as f32 / 512.0).collect();
+        let w_of: Vec<f32> = (0..256 * 512).map(|i| (i % 512) as f32 - 100.0).collect();
+        session.upload(x, Data::F32(&x_of)).unwrap();
+        session.upload(w, Data::F32(&w_of)).unwrap();
+        session.run(phase);
+        let mut found = vec![0.0; 512 * 512];
+        session.download(y, &mut found).unwrap();
+        for (i, &found) in found.iter().enumerate() {
+            let expected = 256.0 * (i / 512 + 1) as f32 / 512.0 * ((i % 512) as f32 - 100.0);
+            assert!((found - expected).abs() <= 1e-4 * expected.abs(), "{i}: {found} {expected}");
+        }
+    }
+}
 
 struct Small {
     plan: Plan,

@@ -110,6 +110,25 @@ impl Gpu {
         self.call("cuMemcpyHtoDAsync", |api| unsafe { (api.write)(address, source, data.len(), self.stream) })
     }
 
+    /// Writes the same again and again, as often as it fits.
+    pub(in crate::cuda) fn write_repeated(
+        &self,
+        address: Address,
+        bytes: usize,
+        data: &[u8],
+    ) -> Result<(), CudaError> {
+        let mut written = data.len().min(bytes);
+        self.write(address, &data[..written])?;
+        while written < bytes {
+            let more = written.min(bytes - written);
+            let target = address + written as u64;
+            // SAFETY: as `zero`; what has been written and what follows do not overlap.
+            self.call("cuMemcpyDtoDAsync", |api| unsafe { (api.copy)(target, address, more, self.stream) })?;
+            written += more;
+        }
+        Ok(())
+    }
+
     /// Reads memory when all work before is done.
     pub(in crate::cuda) fn read(&self, address: Address, data: &mut [u8]) -> Result<(), CudaError> {
         let target = data.as_mut_ptr().cast();
