@@ -98,7 +98,7 @@ settings! {
         total_batch_size: usize = 0;
         /// micro-batches in a step; follows from total_batch_size where that is set
         gradient_accumulation_steps: usize = 40;
-        /// what the backward pass makes again to save memory: none, gelu (and layer norms), block, or auto
+        /// what the backward pass makes again to save memory: none, gelu (and layer norms), block, or auto; the same bits, except gelu's in bfloat16 on a GPU
         recompute: Option<Recompute> = None;
     }
     "Model" {

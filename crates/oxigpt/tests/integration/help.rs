@@ -158,7 +158,7 @@ fn every_key_of_a_configuration() {
               micro-batches in a step; follows from total_batch_size where that is set [default: 40]
           --recompute <auto|none|gelu|block>
               what the backward pass makes again to save memory: none, gelu (and layer norms), block, or
-              auto [default: "auto"]
+              auto; the same bits, except gelu's in bfloat16 on a GPU [default: "auto"]
 
     Model:
           --n_layer <N>          transformer blocks [default: 12]
