@@ -7,7 +7,7 @@
 use super::attention::{TILE, fill_unseen};
 use super::bf16::Element;
 use super::gemm::Matrix;
-use super::simd::{LANES, dot, exp, max, normal, sigmoid, sum, vectorised};
+use super::simd::{LANES, dot, exp, gelu_slope, max, normal, sigmoid, sum, vectorised};
 use crate::{Activation, AttentionKind};
 
 /// What the weights of a tile of queries depend on beside their scores.
@@ -146,7 +146,7 @@ vectorised! {
                 rest.copy_from_slice(&power(padded, squarings, clamp).0[..rest.len()]);
             }
             AttentionKind::Pointwise { activation, .. } => match activation {
-                Activation::Gelu => each(scores, |z| z * normal(z).0),
+                Activation::Gelu => each(scores, |z| z * normal(z)),
                 Activation::Relu => each(scores, positive),
                 Activation::Sigmoid => each(scores, sigmoid),
                 Activation::Square => each(scores, |z| z * z),
@@ -195,10 +195,7 @@ vectorised! {
                 }
             }
             AttentionKind::Pointwise { activation, .. } => match activation {
-                Activation::Gelu => own!(|z| {
-                    let (distribution, density) = normal(z);
-                    (z * distribution, distribution + z * density)
-                }),
+                Activation::Gelu => own!(|z| (z * normal(z), gelu_slope(z))),
                 Activation::Relu => own!(|z| (positive(z), if z > 0.0 { 1.0 } else { 0.0 })),
                 Activation::Sigmoid => own!(|z| {
                     let y = sigmoid(z);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::bf16::Element;
 use super::memory::{Reals, Shared};
 use super::pool::Pool;
-use super::simd::{normal, sigmoid, sum, vectorised};
+use super::simd::{gelu_slope, normal, sigmoid, sum, vectorised};
 use crate::Gelu;
 use crate::dropout::Mask;
 
@@ -110,7 +110,7 @@ vectorised! {
             Gelu::Erf => {
                 for (out, x) in out.iter_mut().zip(x) {
                     let x = x.get();
-                    *out = T::new(x * normal(x).0);
+                    *out = T::new(x * normal(x));
                 }
             }
         }
@@ -131,9 +131,7 @@ vectorised! {
             }
             Gelu::Erf => {
                 for (dx, x) in dx.iter_mut().zip(x) {
-                    let x = x.get();
-                    let (distribution, density) = normal(x);
-                    *dx = T::new(dx.get() * x.mul_add(density, distribution));
+                    *dx = T::new(dx.get() * gelu_slope(x.get()));
                 }
             }
         }
