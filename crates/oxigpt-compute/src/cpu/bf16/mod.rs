@@ -1,8 +1,9 @@
 //! Matrix products whose operands are rounded to bfloat16 and whose sums are float32.
 //!
-//! Both operands are packed into panels, once for all threads: some rows of the left one, some columns of the right one,
+//! Operands are packed into panels, once for all threads: some rows of the left one, some columns of the right one,
 //! pairs of neighbours along the inner dimension side by side, as the processor's instruction takes them (`vdpbf16ps`: a
-//! product of two pairs, added to a float32). Then each task multiplies some panels of both, which stay in its core's
+//! product of two pairs, added to a float32). A left operand that is stored in bfloat16 along that dimension lies in
+//! pairs already, and is multiplied where it lies. Each task multiplies some panels of both, which stay in its core's
 //! second-level cache: two panels give a tile of the result, summed up in registers. What is packed at a time stays in
 //! the third-level cache. Operands and result may each be float32 or bfloat16 in memory.
 //!
@@ -16,14 +17,17 @@ mod pack;
 
 use std::ops::Range;
 
+use bytemuck::cast_slice;
 pub(super) use element::Element;
 use kernel::{Start, Sums, multiply};
 use pack::pack;
 pub(super) use pack::{pair, pairs_across, pairs_along};
 
+use super::block::Left;
 use super::gemm::{Matrix, Operand, Product, Tile};
 use super::memory::Shared;
 use super::pool::Pool;
+use crate::bfloat16::Bf16;
 
 /// Rows of a panel of the left operand, and the room that they take.
 const TALL: usize = 14;
@@ -123,22 +127,38 @@ pub(super) unsafe fn product(
     };
     let rooms = rooms(pairs, pool.threads());
     let side = |len, lanes, width, room: usize| Side { len, lanes, width, at_once: room / (pairs * width) };
-    let sides = [side(c.rows(), TALL, LEFT, rooms[0]), side(c.cols(), WIDE, WIDE, rooms[1])];
+    let mut sides = [side(c.rows(), TALL, LEFT, rooms[0]), side(c.cols(), WIDE, WIDE, rooms[1])];
+    let in_pairs = in_pairs(a);
+    if in_pairs.is_some() {
+        sides[0].at_once = sides[0].panels();
+    }
     // SAFETY: the caller's promise.
     let (left, right) = unsafe { scratch.write(0..rooms[0] + rooms[1]) }.split_at_mut(rooms[0]);
     let packed = [Shared::of(left), Shared::of(right)];
     for slice in ranges(0..a.cols(), 2 * pairs) {
         let mut done = [0..0, 0..0];
         for chunk in chunks(&sides) {
-            let part = Part { of, sides: &sides, slice: slice.clone(), chunk: &chunk, packed };
+            let part = Part { of, in_pairs, sides: &sides, slice: slice.clone(), chunk: &chunk, packed };
             // SAFETY: passed on to the caller; nobody else knows of the scratch.
             unsafe {
-                part.pack(pool, [0, 1].map(|i| chunk[i] != done[i]));
+                part.pack(pool, [in_pairs.is_none() && chunk[0] != done[0], chunk[1] != done[1]]);
                 part.multiply(pool, &after);
             }
             done = chunk;
         }
     }
+}
+
+/// A left operand that needs no packing. Rows a multiple of 2 KiB apart would drive each other out of a first-level
+/// cache: they fall into two of its 64 sets.
+fn in_pairs<'a>(a: &Operand<'a>) -> Option<Matrix<'a, Bf16>> {
+    let Operand::Bf16(a) = *a else { return None };
+    if !a.rows_are_contiguous() {
+        return None;
+    }
+    let (first, stride) = a.first_and_stride();
+    let are_words = first.cast::<u32>().is_aligned() && stride.is_multiple_of(2) && a.cols.is_multiple_of(2);
+    (are_words && !stride.is_multiple_of(1 << 10)).then_some(a)
 }
 
 /// All pairs of chunks of both operands, so that the one with fewer chunks has each of them packed once.
@@ -154,6 +174,8 @@ fn chunks(sides: &[Side; 2]) -> impl Iterator<Item = [Range<usize>; 2]> {
 /// Part of a product: a slice of the inner dimension, and a chunk of the panels of either operand.
 struct Part<'a> {
     of: &'a Product<'a>,
+    /// The left operand, if it is not packed.
+    in_pairs: Option<Matrix<'a, Bf16>>,
     sides: &'a [Side; 2],
     slice: Range<usize>,
     chunk: &'a [Range<usize>; 2],
@@ -226,6 +248,22 @@ impl Part<'_> {
         });
     }
 
+    /// A panel of the left operand.
+    ///
+    /// # Safety
+    /// Nobody writes to the operand, or packs.
+    unsafe fn left(&self, panel: usize) -> Left<'_, u32> {
+        let panel = panel..panel + 1;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if let Some(a) = self.in_pairs {
+                let (data, stride) = a.part(self.sides[0].lanes_of(&panel), self.slice.clone()).span();
+                return Left { data: cast_slice(data), row_stride: stride / 2, k_stride: 1 };
+            }
+            Left { data: self.packed[0].read(self.words(0, &panel)), row_stride: 1, k_stride: LEFT }
+        }
+    }
+
     /// One task's tiles of the result.
     ///
     /// # Safety
@@ -233,18 +271,19 @@ impl Part<'_> {
     unsafe fn tiles(&self, rows: &Range<usize>, cols: &Range<usize>) {
         let (of, pairs) = (self.of, self.pairs());
         // SAFETY: everything is packed, and nobody packs now.
-        let [left, right] = [(0, rows), (1, cols)]
-            .map(|(side, panels)| unsafe { self.packed[side].read(self.words(side, panels)) });
-        let (rows, cols) = (self.sides[0].lanes_of(rows), self.sides[1].lanes_of(cols));
+        let right = unsafe { self.packed[1].read(self.words(1, cols)) };
+        let cols = self.sides[1].lanes_of(cols);
         for (cols, right) in ranges(cols, WIDE).zip(right.chunks_exact(pairs * WIDE)) {
             let start = match of.bias {
                 _ if of.accumulate || self.slice.start > 0 => Start::Add,
                 Some(bias) => Start::Bias(&bias[cols.clone()]),
                 None => Start::Zero,
             };
-            for (rows, left) in ranges(rows.clone(), TALL).zip(left.chunks_exact(pairs * LEFT)) {
+            for panel in rows.clone() {
+                let rows = self.sides[0].lanes_of(&(panel..panel + 1));
                 // SAFETY: the caller's promise.
                 unsafe {
+                    let left = self.left(panel);
                     match of.c.part(rows, cols.clone()) {
                         Operand::F32(c) => multiply(left, right, pairs, start, &sums(c)),
                         Operand::Bf16(c) => multiply(left, right, pairs, start, &sums(c)),
@@ -271,7 +310,6 @@ mod tests {
     use super::super::memory::Reals;
     use super::*;
     use crate::Precision;
-    use crate::bfloat16::Bf16;
 
     /// Against sums in float64 of what rounding leaves.
     #[test]
@@ -282,7 +320,8 @@ mod tests {
         {
             let mut a: Vec<f32> = (0..m * k).map(|i| (i as f32 * 0.37).sin()).collect();
             let mut b: Vec<f32> = (0..k * n).map(|i| (i as f32 * 0.73).cos()).collect();
-            let mut b_rounded: Vec<Bf16> = b.iter().map(|&x| Bf16::new(x)).collect();
+            let [mut a_rounded, mut b_rounded] =
+                [&a, &b].map(|x| x.iter().map(|&x| Bf16::new(x)).collect::<Vec<_>>());
             let bias = vec![1.0; n];
             let mut scratch = vec![0; scratch_len(k, pool.threads())];
             for transposed in [false, true] {
@@ -295,18 +334,17 @@ mod tests {
                     if transposed { Operand::of(data, cols, rows).t() } else { Operand::of(data, rows, cols) }
                 };
                 let (mut c, mut c_rounded) = (vec![1.0; m * n], vec![Bf16::new(0.0); m * n]);
-                let a = matrix(Reals::F32(Shared::of(&mut a)), m, k);
                 let products = [
                     Product {
                         c: Operand::of(Reals::F32(Shared::of(&mut c)), m, n),
-                        a,
+                        a: matrix(Reals::F32(Shared::of(&mut a)), m, k),
                         b: matrix(Reals::F32(Shared::of(&mut b)), k, n),
                         accumulate: true,
                         bias: None,
                     },
                     Product {
                         c: Operand::of(Reals::Bf16(Shared::of(&mut c_rounded)), m, n),
-                        a,
+                        a: matrix(Reals::Bf16(Shared::of(&mut a_rounded)), m, k),
                         b: matrix(Reals::Bf16(Shared::of(&mut b_rounded)), k, n),
                         accumulate: false,
                         bias: Some(&bias),
