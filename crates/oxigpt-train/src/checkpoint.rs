@@ -16,6 +16,7 @@ use oxigpt_text::Tokenizer;
 use serde::{Deserialize, Serialize};
 
 use crate::base::Base;
+use crate::checksum::{self, Checksums};
 use crate::durable::{self, PARTIAL};
 use crate::error::Error;
 use crate::model::{Model, ModelWeights};
@@ -53,6 +54,9 @@ pub(crate) struct State {
     pub(crate) data_hash: String,
     /// The configuration that led here.
     pub(crate) settings: BTreeMap<String, String>,
+    /// Of the tensors beside it; none in a checkpoint from before there were any.
+    #[serde(default)]
+    checksums: Checksums,
 }
 
 /// An evaluation that none before had been better than.
@@ -83,6 +87,7 @@ impl State {
             random: Random { generator: "philox4x32-10".into(), seed },
             data_hash: data_hash.into(),
             settings: BTreeMap::new(),
+            checksums: Checksums::new(),
         }
     }
 
@@ -248,6 +253,7 @@ fn open(root: &Path, step: u64) -> Result<Checkpoint, Error> {
     };
     check_finite(learned)?;
     check_finite(&moments)?;
+    checksum::check(&dir, &state.checksums)?;
     Ok(Checkpoint { dir, state, weights, moments, base })
 }
 
@@ -312,7 +318,8 @@ fn write(
         durable::write(&dir.join(file), &bytes)?;
     }
     write_tensors(dir.join(OPTIMIZER), &plan.moments.of(session), &[])?;
-    let text = serde_json::to_string_pretty(state).expect("plain data has no way to fail");
+    let state = State { checksums: checksum::of_tensors(dir)?, ..state.clone() };
+    let text = serde_json::to_string_pretty(&state).expect("plain data has no way to fail");
     durable::write(&dir.join(STATE), format!("{text}\n").as_bytes())?;
     Ok(durable::sync_dir(dir)?)
 }

@@ -6,6 +6,7 @@
 mod base;
 pub mod bench;
 mod checkpoint;
+mod checksum;
 mod corpus;
 pub mod data_sheet;
 mod divergence;

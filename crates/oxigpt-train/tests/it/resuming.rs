@@ -308,6 +308,14 @@ fn last_is_nan(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
+/// A bit in the middle of a number, which stays one.
+fn a_bit_is_flipped(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
 #[test]
 fn a_damaged_checkpoint_is_passed_over_with_a_word() {
     let place = Place::new();
@@ -317,7 +325,7 @@ fn a_damaged_checkpoint_is_passed_over_with_a_word() {
         let bytes = fs::read(path).unwrap();
         fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
     };
-    let damages: [(&str, Damage, &str); 9] = [
+    let damages: [(&str, Damage, &str); 11] = [
         ("state.json", cut, "EOF while parsing"),
         ("model.safetensors", cut, "no safetensors file"),
         ("optimizer.safetensors", cut, "no safetensors file"),
@@ -335,6 +343,8 @@ fn a_damaged_checkpoint_is_passed_over_with_a_word() {
         ),
         ("optimizer.safetensors", last_is_nan, "are finite"),
         ("model.safetensors", last_is_nan, "`ln_f.bias`"),
+        ("optimizer.safetensors", a_bit_is_flipped, "optimizer.safetensors: its checksum is "),
+        ("model.safetensors", a_bit_is_flipped, "model.safetensors: its checksum is "),
     ];
     for (i, (file, damage, reason)) in damages.into_iter().enumerate() {
         let name = format!("damaged-{i}");
@@ -348,6 +358,22 @@ fn a_damaged_checkpoint_is_passed_over_with_a_word() {
         assert!(warnings[0].contains(reason), "{warnings:?}");
         assert_same_end(&place, "whole", &name);
     }
+}
+
+/// Checkpoints were saved without checksums before there were any.
+#[test]
+fn a_checkpoint_without_checksums_is_resumed() {
+    let place = Place::new();
+    run(place.settings("whole")).unwrap();
+    let settings = stopped(&place, "old");
+    let state = place.checkpoint("old", 6).join("state.json");
+    let mut content: Value = serde_json::from_str(&read(&state)).unwrap();
+    let checksums = content.as_object_mut().unwrap().remove("checksums").unwrap();
+    assert_eq!(checksums.as_object().unwrap().len(), 2);
+    fs::write(&state, content.to_string()).unwrap();
+    let (_, events) = run(resumed(&settings)).unwrap();
+    assert!(warnings(&events).is_empty());
+    assert_same_end(&place, "whole", "old");
 }
 
 #[test]
