@@ -270,6 +270,16 @@ fn apply_recipe(settings: &mut Settings, name: &str) -> Result<()> {
     let is_file = || name.ends_with(".toml") || name.contains(['/', '\\']);
     match recipes::find(name) {
         Some(text) => settings.apply_toml(text, name)?,
+        None if Path::new(name).is_dir() && !name.ends_with(".toml") => {
+            return Err(CliError::usage(
+                format!("{name} is a directory, not a recipe"),
+                format!(
+                    "a model or a run is named by --from={name}; training goes on with a run by --init_from=resume \
+                     --out_dir={name}"
+                ),
+            )
+            .into());
+        }
         None if is_file() => settings.apply_file(Path::new(name))?,
         None => return Err(unknown_recipe(name).into()),
     }

@@ -17,10 +17,10 @@ Examples:
   oxigpt prepare fineweb-edu --subset sample-10BT --discard
   zcat dump.jsonl.gz | oxigpt prepare jsonl --input - --out data/dump
 
-An input is a file, a folder, a pattern in quotes, - for what is piped to the program, or <(command) in a shell; gzip and zstd
-are seen and undone. The output is a folder of its own.
-The path of a tokenizer is that of a tokenizer.json (`oxigpt tokenizer train` makes one), of nanoGPT's meta.pkl, or of a folder:
-a tokenizer's, a data set's, a model's or a run's, so that new text gets the tokens that a model knows.
+An input is a file, a folder, a pattern in quotes, - for what is piped to the program, or <(command) in a shell; \
+gzip and zstd are seen and undone. The output is a folder of its own.
+The path of a tokenizer is that of a tokenizer.json (`oxigpt tokenizer train` makes one), of nanoGPT's meta.pkl, or of \
+a folder: a tokenizer's, a data set's, a model's or a run's, so that new text gets the tokens that a model knows.
 Memory does not grow with the input. Interrupted, the same command goes on where it stopped, and ends with the same bytes.
 ";
 

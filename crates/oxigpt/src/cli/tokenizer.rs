@@ -16,8 +16,8 @@ Examples:
   zcat dump.txt.gz | oxigpt tokenizer train --input - --vocab-size 8000 --out mine.json
   oxigpt prepare text --input texts/ --tokenizer tokenizers/mine --out data/mine
 
-It is a byte-level byte-pair encoding like GPT-2's, which encodes any text, in the files of Hugging Face tokenizers. The
-same documents give the same tokenizer, in any order. gzip and zstd are seen and undone.
+It is a byte-level byte-pair encoding like GPT-2's, which encodes any text, in the files of Hugging Face tokenizers. \
+The same documents give the same tokenizer, in any order. gzip and zstd are seen and undone.
 ";
 
 /// What to do with tokenizers.

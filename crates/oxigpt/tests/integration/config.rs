@@ -262,8 +262,8 @@ fn files_that_are_no_recipes() {
     exit 2
     --- stdout
     --- stderr
-    error: unknown recipe `.`; there are demo, overfit, shakespeare-char-cpu, shakespeare-char, train-11, gpt2-124m, finetune, finetune-shakespeare, gaussian-from-gpt2, pointwise-from-gpt2, gaussian-lora-from-gpt2, gaussian-layerwise-from-gpt2, eval-gpt2, eval-gpt2-medium, eval-gpt2-large, eval-gpt2-xl
-    hint: a file of your own is named by its path, such as ./mine.toml
+    error: . is a directory, not a recipe
+    hint: a model or a run is named by --from=.; training goes on with a run by --init_from=resume --out_dir=.
     ");
 }
 

@@ -208,6 +208,11 @@ fn what_cannot_be_evaluated() {
     error: nothing says which model to evaluate
     hint: add --from=MODEL, for example --from=out/demo or --from=gpt2
     ");
+    assert_snapshot!(refused(&["hf"]), @"
+    exit 2
+    error: hf is a directory, not a recipe
+    hint: a model or a run is named by --from=hf; training goes on with a run by --init_from=resume --out_dir=hf
+    ");
     assert_snapshot!(refused(&["--from=hf"]), @"
     exit 2
     error: nothing says what to evaluate on

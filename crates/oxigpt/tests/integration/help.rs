@@ -73,8 +73,8 @@ fn sample() {
           --top-k <N>                      Choose among so many likeliest tokens; 0 = all [default: 200]
           --seed <N>                       The same seed gives the same text; sample i uses seed + i
                                            [default: 1337]
-          --dtype <float32|bfloat16|int8>  How weights are kept: half the bytes, nearly twice the speed
-                                           [default: float32]
+          --dtype <float32|bfloat16|int8>  How weights are kept: bfloat16 takes half the bytes, int8 a
+                                           quarter, and fewer bytes are faster [default: float32]
           --stop                           Stop at the end of the text, where the model says that it
                                            ends
           --device <DEVICE>                Where to compute: cpu, cuda, cuda:N, or auto [default: cpu]

@@ -182,6 +182,13 @@ fn what_cannot_be_sampled() {
     Usage: oxigpt sample --from <MODEL>
     hint: add --help to see what can be written here
     ");
+    assert_snapshot!(refused(&["model"]), @"
+    exit 2
+    --- stdout
+    --- stderr
+    error: unexpected argument `model`
+    hint: a model is named by --from=model, the text to continue by --start
+    ");
     assert_snapshot!(refused(&["--from=empty"]), @"
     exit 1
     --- stdout
