@@ -1,18 +1,26 @@
 //! Sessions on every backend: what they refuse and with which words, and what they report.
 
 use oxigpt_compute::cuda::{Cuda, CudaError, CudaOptions};
-use oxigpt_compute::{Builder, Data, Error, Gelu, LinearWeights, PhaseId, Plan, Role, Session, TensorId};
+use oxigpt_compute::{
+    Builder, Data, Error, Gelu, LinearWeights, NormWeights, PhaseId, Plan, Role, Session, TensorId,
+};
 
 use crate::{Make, backends};
+
+/// Puts a simulated GPU where no real one is asked for.
+#[cfg(unix)]
+fn simulate() {
+    if crate::device().is_none() || crate::is_simulated() {
+        crate::simulator::install();
+    }
+}
 
 /// Products whose algorithm is measured, where the same one need not be taken every time, are products all the same; and
 /// where it must be, nothing is measured and kept.
 #[cfg(unix)]
 #[test]
 fn products_are_measured_only_where_their_order_may_change() {
-    if crate::device().is_none() || crate::is_simulated() {
-        crate::simulator::install();
-    }
+    simulate();
     for in_any_order in [false, true] {
         let mut b = Builder::new();
         let phase = b.begin("forward");
@@ -37,6 +45,22 @@ fn products_are_measured_only_where_their_order_may_change() {
             assert!((found - expected).abs() <= 1e-4 * expected.abs(), "{i}: {found} {expected}");
         }
     }
+}
+
+/// What a block has no room for is said before anything runs: no GPU has more shared memory than 228 KiB for one.
+#[cfg(unix)]
+#[test]
+fn launches_that_no_block_has_room_for_are_refused() {
+    simulate();
+    let mut b = Builder::new();
+    b.begin("forward");
+    let c = 60_000;
+    let (x, weight) = (b.input("x", &[1, 1, c]), b.parameter("weight", &[c]));
+    let norm = b.layer_norm(x, NormWeights { weight, bias: None });
+    b.mark_output(norm);
+    let error = Session::new(b.finish(), crate::cuda(0)).err().unwrap();
+    assert!(error.to_string().starts_with("layer_norm needs 240000 bytes of shared memory a block, and "));
+    assert_eq!(error.hint().unwrap(), "use a narrower model (n_embd), or --device=cpu");
 }
 
 struct Small {

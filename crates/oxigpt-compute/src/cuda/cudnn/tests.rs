@@ -215,6 +215,9 @@ fn real(packages: &Path) -> (Arc<CudnnLibrary>, Target) {
     search_path.open(Library::Driver, 13, |_| Ok(())).map(drop).unwrap_or_else(|error| panic!("{error}"));
     let _ = Nvrtc::open(&search_path, 13).unwrap_or_else(|error| panic!("{error}"));
     let cublaslt = CublasLt::open(&search_path, 13).unwrap_or_else(|error| panic!("{error}"));
+    // One that is refused is closed, and does no harm by that.
+    let refused = CudnnLibrary::open(&search_path, cublaslt.cuda_major() - 1);
+    assert!(matches!(refused, Err(CudaError::OtherCuda { .. })));
     let library =
         CudnnLibrary::open(&search_path, cublaslt.cuda_major()).unwrap_or_else(|error| panic!("{error}"));
     let library = Arc::new(library);
