@@ -58,10 +58,19 @@ pub struct Dataset {
     splits: [Tokens; 2],
 }
 
-/// The directory that `dataset` means: a path that exists, or else a name under `data/`.
+/// The directory that `dataset` means: a path that exists, or else a name under `data/`, which is meant as well where the
+/// path holds something else, such as the text that the data were made of.
 pub fn resolve(dataset: &str) -> PathBuf {
     let path = Path::new(dataset);
-    if path.exists() { path.into() } else { Path::new("data").join(path) }
+    let named = Path::new("data").join(path);
+    if path.exists() && (holds_data(path) || !named.is_dir()) { path.into() } else { named }
+}
+
+/// Whether a directory holds a dataset, be it a damaged one.
+fn holds_data(dir: &Path) -> bool {
+    let is_listed = dir.join(manifest::FILE_NAME).exists();
+    let has_none = found_shards(dir).is_ok_and(|splits| splits.iter().all(Vec::is_empty));
+    dir.is_dir() && (is_listed || !has_none)
 }
 
 impl Dataset {

@@ -63,6 +63,12 @@ impl Settings {
                 "name a directory, such as --out_dir=out/mine",
             ));
         }
+        if self.sample_interval > 0 && self.sample_start.is_empty() {
+            return Err(impossible(
+                "`sample_start` is empty".into(),
+                "a sample continues at least one character, such as the default, a line break",
+            ));
+        }
         self.check_counts()?;
         self.check_rates()?;
         self.check_shapes()?;

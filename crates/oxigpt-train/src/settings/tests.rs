@@ -204,6 +204,10 @@ fn impossible_settings_are_refused_with_what_would_be_possible() {
             refused(&[("n_embd", "100"), ("n_head", "7")]),
             "n_embd = 100 cannot be cut into n_head = 7 equal heads | the nearest width that can is --n_embd=98",
         ),
+        (
+            refused(&[("sample_start", ""), ("sample_interval", "5")]),
+            "`sample_start` is empty | a sample continues at least one character, such as the default, a line break",
+        ),
         (refused(&[("out_dir", "")]), "`out_dir` is empty | name a directory, such as --out_dir=out/mine"),
         (refused(&[("block_size", "0")]), "`block_size` is 0 | it must be at least 1"),
         (

@@ -71,6 +71,23 @@ fn records_of_a_folder_and_what_is_said_of_them() {
     ");
 }
 
+/// A folder of text does not stand before the data of its name.
+#[test]
+fn data_are_found_beside_their_text() {
+    let place = Place::new();
+    place.write("notes/a.txt", "the cat sat on the mat\n".repeat(20));
+    place.write("cat", "a file");
+    let prepare = ["prepare", "text", "--input=notes", "--tokenizer=char"];
+    place.done(&[&prepare[..], &["--out=data/notes"]].concat());
+    place.done(&[&prepare[..], &["--out=data/cat"]].concat());
+    assert!(place.done(&["data", "notes"]).starts_with("data/notes\n"));
+    assert!(place.done(&["data", "cat"]).starts_with("data/cat\n"));
+    // What a path says is meant where there is no such name, or where it holds data itself.
+    assert!(place.failed(&["data", "data"]).starts_with("error: data holds no dataset"));
+    place.done(&[&prepare[..], &["--out=notes", "--force"]].concat());
+    assert!(place.done(&["data", "notes"]).starts_with("notes\n"));
+}
+
 #[test]
 fn what_is_piped_is_read() {
     let place = Place::new();
