@@ -84,7 +84,7 @@ fn impossible_requests_are_refused_before_anything_is_written() {
         ),
         (
             Settings { sample_interval: 1, sample_start: String::new(), ..settings() },
-            "the prompt has no tokens | give at least one token",
+            "`sample_start` is empty | a sample continues at least one character",
         ),
         (
             Settings { n_layer: 100, n_embd: 1 << 14, ..settings() },
