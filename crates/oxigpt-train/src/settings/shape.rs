@@ -60,9 +60,8 @@ impl Settings {
 
     /// What the backward pass makes again. A GPU would wait for it longer than a CPU, and has more memory.
     pub fn recompute(&self) -> Recompute {
-        let suits =
-            if self.device == "cpu" && self.n_embd >= CHEAP_GELU { Recompute::Gelu } else { Recompute::None };
-        self.recompute.unwrap_or(suits)
+        let is_cheap = self.n_embd >= CHEAP_GELU && self.machine().is_cpu();
+        self.recompute.unwrap_or(if is_cheap { Recompute::Gelu } else { Recompute::None })
     }
 
     /// The adapters that are trained, if any are.

@@ -108,6 +108,17 @@ fn the_later_of_step_size_and_accumulation_holds() {
     assert_eq!((again.gradient_accumulation_steps, again.total_batch_size), (5, 320));
 }
 
+/// Also where a word leaves the machine to the program.
+#[test]
+fn what_is_recomputed_depends_on_the_machine() {
+    for (device, n_embd) in [("cpu", "768"), ("cpu", "384"), ("auto", "768"), ("cuda", "768")] {
+        let settings = with_flags(&[("device", device), ("n_embd", n_embd)]).unwrap();
+        let suits =
+            if settings.machine().is_cpu() && n_embd == "768" { Recompute::Gelu } else { Recompute::None };
+        assert_eq!(settings.recompute(), suits, "{device}, {n_embd}");
+    }
+}
+
 #[test]
 fn what_is_left_to_the_program_reads_back() {
     let settings =
