@@ -18,7 +18,8 @@
 #
 # A part takes at most PART_SECONDS (540): what is not begun by then is left out and said so, what runs then is stopped and
 # has failed. So parts can be called one by one where a command may take ten minutes, and again: kernels stay compiled.
-# A part without what stands in its brackets is left out. The exit status is 1 where a step has failed.
+# A part without what stands in its brackets is left out. The exit status is 1 where a step has failed, has had no time,
+# or was named and left out.
 #
 # --conformance and --golden are test binaries, built anywhere with `cargo test --release --no-run -p oxigpt-compute -p
 # oxigpt-model`, which prints where they are (tests/conformance/main.rs and tests/it/main.rs). NVIDIA's libraries are those
@@ -37,6 +38,10 @@ refuse() {
 conformance="" golden="" text="" report=gpu_report.txt positional=()
 while [ $# -gt 0 ]; do
     case $1 in
+        --*=*)
+            set -- "${1%%=*}" "${1#*=}" "${@:2}"
+            continue
+            ;;
         -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
         --conformance | --golden | --text | --report)
             [ $# -ge 2 ] || refuse "$1 names no file"
@@ -68,8 +73,12 @@ fi
 for part; do
     [[ " $parts " == *" $part "* ]] || refuse "$part is none of: $parts"
 done
-report=$(realpath -m "$report")
-touch "$report" || refuse "$report cannot be written"
+[[ ${PART_SECONDS:=540} =~ ^[1-9][0-9]*$ ]] || refuse "PART_SECONDS is $PART_SECONDS, and must be a number of seconds"
+for input in "$oxigpt" "$conformance" "$golden" "$text"; do
+    [ ! "$report" -ef "$input" ] || refuse "--report $report would replace what is to be checked"
+done
+{ [ ! -d "$report" ] && touch "$report"; } 2>/dev/null || refuse "--report: '$report' cannot be written"
+report=$(realpath "$report")
 [ $# -gt 0 ] || : >"$report"
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -82,24 +91,38 @@ if [ -z "${OXIGPT_CUDA_PATH:-}" ]; then
 print(":".join(lib for root in nvidia.__path__ for lib in sorted(glob.glob(root + "/*/lib"))))' 2>/dev/null)
     export OXIGPT_CUDA_PATH
 fi
-failures=0 part_began=$SECONDS
+failures=0 part_began=$SECONDS is_named=$# child=""
 
-# What is not checked, and why.
+# An interrupted step ends, and the check with it.
+interrupted() {
+    [ -z "$child" ] || kill "$child" 2>/dev/null
+    echo "INTERRUPTED" | tee -a "$report"
+    exit 130
+}
+trap interrupted INT TERM
+
+# What is not checked, and why. It is a failure where it was asked for by name.
 left_out() {
     printf '%s: LEFT OUT, %s\n' "$1" "$2" | tee -a "$report"
+    [ "$is_named" -eq 0 ] || failures=$((failures + 1))
 }
 
 # A step of a part: its output goes to the report, how it ended to both.
 step() {
     local name=$1 began=$SECONDS status=0
-    local left=$((${PART_SECONDS:-540} - (SECONDS - part_began)))
+    local left=$((PART_SECONDS - (SECONDS - part_began)))
     shift
     if [ $left -le 0 ]; then
         left_out "$name" "its part has had its time"
+        [ "$is_named" -gt 0 ] || failures=$((failures + 1))
         return
     fi
     printf '\n== %s ==\n$ %s\n' "$name" "$*" >>"$report"
-    timeout --kill-after=10 $left "$@" </dev/null >>"$report" 2>&1 || status=$?
+    # Waited for, so that an interruption is heard at once.
+    timeout --kill-after=10 $left "$@" </dev/null >>"$report" 2>&1 &
+    child=$!
+    wait "$child" || status=$?
+    child=""
     [ $status -eq 0 ] || failures=$((failures + 1))
     printf '%s: %s (%d s)\n' "$name" "$([ $status -eq 0 ] && echo passed || echo "FAILED, status $status")" \
         $((SECONDS - began)) | tee -a "$report"

@@ -86,9 +86,9 @@ impl Machine {
         self.data_sheet
     }
 
-    /// Whether it is a GPU, where none can be used.
-    pub fn is_missing(&self) -> bool {
-        self.gpu.is_some() && obstacle().is_some()
+    /// Why it cannot be used, if it is a GPU where none can be.
+    pub fn obstacle(&self) -> Option<String> {
+        self.gpu.and_then(|_| obstacle()).map(ToString::to_string)
     }
 
     /// Threads that the CPU computes with.
@@ -150,7 +150,7 @@ impl Machine {
     ///
     /// # Errors
     /// If there is no such GPU.
-    pub(crate) fn free_memory(&self) -> Result<Option<u64>, Error> {
+    pub fn free_memory(&self) -> Result<Option<u64>, Error> {
         if let Some(sheet) = self.data_sheet {
             return Ok(Some(sheet.memory_bytes));
         }

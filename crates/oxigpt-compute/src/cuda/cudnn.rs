@@ -25,8 +25,18 @@ type Handle = *mut c_void;
 /// A variable that is `off` (or `no`, `false`, `0`) where attention is to be done without cuDNN.
 const SWITCH: &str = "OXIGPT_CUDNN";
 
-/// Oldest version whose attention takes a mask of minus infinity.
-const NEEDED: usize = 91_000;
+/// Oldest version whose attention in bfloat16 is right: NVIDIA's own frontend refuses it on the two before.
+const NEEDED: usize = 91_002;
+
+/// Oldest version whose adjoint reads nothing beyond texts whose length is no multiple of [`ADJOINT_STEP`] when it is
+/// replayed in a CUDA graph (release notes of cudnn-frontend 1.16).
+const NEEDED_FOR_ANY_LENGTH: usize = 91_501;
+const ADJOINT_STEP: usize = 128;
+
+/// Whether an adjoint may read beyond texts of `t` tokens.
+fn reads_beyond(version: usize, t: usize) -> bool {
+    version < NEEDED_FOR_ANY_LENGTH && !t.is_multiple_of(ADJOINT_STEP)
+}
 
 /// Parts that graphs need. The library asks for them by name alone, and ends the process where it does not find one.
 const PARTS: [&str; 4] = ["graph", "engines_precompiled", "engines_runtime_compiled", "heuristic"];
@@ -78,6 +88,8 @@ pub(super) struct CudnnLibrary {
     pub(super) found: Found,
     /// `9.19.0`.
     pub(super) version: String,
+    /// 91900 of the same.
+    number: usize,
 }
 
 impl CudnnLibrary {
@@ -88,7 +100,7 @@ impl CudnnLibrary {
         if env::var(SWITCH).is_ok_and(is_no) {
             return Err(CudaError::Unwanted);
         }
-        let ((api, version), found) = search_path.open(Library::Cudnn, cuda_major, |library| {
+        let ((api, version, number), found) = search_path.open(Library::Cudnn, cuda_major, |library| {
             let path = library.path.clone();
             for part in PARTS {
                 library.open_also(&path.with_file_name(format!("libcudnn_{part}.so.9")))?;
@@ -101,11 +113,11 @@ impl CudnnLibrary {
                 return Err(CudaError::OldCudnn { path, version });
             }
             match cuda / 1000 {
-                found if found == cuda_major as usize => Ok((api, version)),
+                found if found == cuda_major as usize => Ok((api, version, number)),
                 found => Err(CudaError::OtherCuda { path, found, needed: cuda_major }),
             }
         })?;
-        Ok(CudnnLibrary { api, found, version })
+        Ok(CudnnLibrary { api, found, version, number })
     }
 
     fn check(&self, call: &'static str, status: c_int) -> Result<(), CudaError> {

@@ -151,9 +151,10 @@ impl Driver {
     pub(super) fn gpus(&self) -> Result<Vec<GpuInfo>, CudaError> {
         // SAFETY: no conditions.
         let status = unsafe { (self.api.init)(0) };
-        if status != 0 {
-            return Err(CudaError::NoDevice { reason: self.reason(status) });
+        if status == NO_DEVICE {
+            return Err(CudaError::NoDevice { reason: self.reason(NO_DEVICE) });
         }
+        self.check("cuInit", status)?;
         let mut count = 0;
         // SAFETY: writes one integer.
         let status = unsafe { (self.api.device_count)(&mut count) };

@@ -151,7 +151,7 @@ pub enum CudaError {
         available: usize,
     },
     /// A cuDNN older than the attention that we ask for.
-    #[error("{} is cuDNN {version}, but 9.10 is needed", path.display())]
+    #[error("{} is cuDNN {version}, but 9.10.2 is needed", path.display())]
     OldCudnn {
         /// The library.
         path: PathBuf,
@@ -207,7 +207,7 @@ impl CudaError {
                  `oxigpt plan` shows where the memory goes, nvidia-smi who else uses the GPU"
             }
             CudaError::Call { .. } => {
-                "nvidia-smi shows whether the GPU is well; compute-sanitizer finds what a kernel did wrong"
+                "nvidia-smi shows whether the driver and the GPU are well; compute-sanitizer finds what a kernel did wrong"
             }
             CudaError::OldCudnn { .. } | CudaError::OtherCuda { .. } => Library::Cudnn.remedy(),
             CudaError::Unwanted | CudaError::Refused { .. } => return None,

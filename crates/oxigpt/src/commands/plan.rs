@@ -15,13 +15,15 @@ use crate::cli::PlanArgs;
 use crate::configure;
 use crate::fetch;
 use crate::hint::CliError;
-use crate::report::{bytes, duration, metric, parameters, thousands};
+use crate::report::{bytes, duration, metric, parameters, thousands, warning};
 
 /// Everything that the plan says of a run.
 struct Outlook {
     settings: Settings,
     machine: Machine,
     estimate: Estimate,
+    /// Bytes of memory that the machine has for it, where that is known.
+    free_bytes: Option<u64>,
     /// Bytes of activations with each value of `recompute`; nothing where nothing is trained.
     activations: Vec<(String, usize)>,
     /// Seconds of a step at the machine's limits.
@@ -48,8 +50,17 @@ pub(crate) fn run(mut args: PlanArgs) -> Result<()> {
     let flops_per_s = machine.measure_flops(settings.precision())?;
     let bytes_per_s = machine.measure_bandwidth()?;
     let step_seconds = estimate.step_seconds(flops_per_s, bytes_per_s);
-    let outlook =
-        Outlook { settings, machine, estimate, activations, step_seconds, flops_per_s, bytes_per_s };
+    let free_bytes = machine.free_memory()?;
+    let outlook = Outlook {
+        settings,
+        machine,
+        estimate,
+        free_bytes,
+        activations,
+        step_seconds,
+        flops_per_s,
+        bytes_per_s,
+    };
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", outlook.json())?;
@@ -62,9 +73,18 @@ pub(crate) fn run(mut args: PlanArgs) -> Result<()> {
 /// Where the run shall compute: on paper where a GPU is named, or asked for and not to be had here.
 fn machine(settings: &Settings, gpu: Option<&str>) -> Machine {
     let machine = settings.machine();
-    let stands_in = || machine.is_missing().then_some(&DATA_SHEETS[0]);
-    match gpu.and_then(DataSheet::of).or_else(stands_in) {
-        Some(data_sheet) => machine.on_paper(data_sheet),
+    if let Some(data_sheet) = gpu.and_then(DataSheet::of) {
+        return machine.on_paper(data_sheet);
+    }
+    match machine.obstacle() {
+        Some(why) => {
+            let stand_in = &DATA_SHEETS[0];
+            warning(&format!(
+                "no GPU can be used here ({why}): this is the plan for another, {}",
+                stand_in.name
+            ));
+            machine.on_paper(stand_in)
+        }
         None => machine,
     }
 }
@@ -104,6 +124,7 @@ impl Outlook {
             "activations_by_recompute": self.activations.iter().cloned().collect::<BTreeMap<_, _>>(),
             "flops_per_step": estimate.step.flops,
             "bytes_per_step": estimate.step.bytes,
+            "memory_available_bytes": self.free_bytes,
             "data_sheet": self.machine.data_sheet().map(|sheet| sheet.name),
             "peak_flops_per_s": self.flops_per_s,
             "peak_bytes_per_s": self.bytes_per_s,
@@ -132,6 +153,20 @@ impl Outlook {
         };
         let (flops, bytes) = (metric(self.flops_per_s, "FLOP/s"), bytes(self.bytes_per_s));
         format!("machine          {flops}, {bytes}/s at best, {source}\n")
+    }
+
+    /// What there is to say of memory where it is too little.
+    fn excess(&self) -> String {
+        match self.free_bytes {
+            Some(free) if free < self.estimate.peak_memory_bytes() as u64 => {
+                let whose = self
+                    .machine
+                    .data_sheet()
+                    .map_or("that is free".into(), |sheet| format!("of {}", sheet.name));
+                format!(", more than the {} {whose}", bytes(free as f64))
+            }
+            _ => String::new(),
+        }
     }
 
     fn table(&self) -> String {
@@ -172,7 +207,11 @@ impl Outlook {
                 thousands(tokens.saturating_mul(steps) as u64),
                 if settings.eval_only { " at most, of both splits" } else { "" },
             ),
-            format!("\nmemory           {:>12}\n", bytes(estimate.peak_memory_bytes() as f64)),
+            format!(
+                "\nmemory           {:>12}{}\n",
+                bytes(estimate.peak_memory_bytes() as f64),
+                self.excess()
+            ),
             memory.concat(),
             self.recompute(),
             if settings.eval_only {

@@ -56,6 +56,8 @@ fn a_gpu_that_is_not_here() {
     if devices["cuda"] == false {
         assert_eq!(plan(&["--device=cuda"]), h100);
     }
+    let too_large = Place::new().done(&["plan", "gpt2-124m", "--gpu=l4", "--batch_size=512"]);
+    assert!(too_large.contains("GiB, more than the 22.4 GiB of l4\n"), "{too_large}");
     assert!(refused(&["plan", "--gpu=h1000"]).contains("[possible values: h100, h200,"));
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::descriptors::ALIGNMENT;
 use super::graph::Operand;
-use super::{Cudnn, CudnnLibrary, Graph, Plan, graphs};
+use super::{Cudnn, CudnnLibrary, Graph, Plan, graphs, reads_beyond};
 use crate::cuda::attention::Sizes;
 use crate::cuda::driver::Gpu;
 use crate::cuda::error::CudaError;
@@ -112,6 +112,11 @@ impl Task {
         let (major, _) = cudnn.gpu.info.capability;
         if self.work == Work::Adjoint && !(8..=9).contains(&major) {
             return refused(format!("the order of its sums is not known on compute capability {major}"));
+        }
+        let t = self.sizes.t;
+        if self.work != Work::Attention && reads_beyond(cudnn.library.number, t) {
+            let version = &cudnn.library.version;
+            return refused(format!("{version} may read beyond texts of {t} tokens (9.15.1 does not)"));
         }
         let plan = cudnn.plan(&self.graph())?;
         if plan.workspace_bytes > self.workspace_bytes() {

@@ -126,6 +126,13 @@ fn a_workspace_that_is_too_large_is_a_reason() {
 
 /// The adjoint of a large batch takes turns, each of them aligned, or is left to others.
 #[test]
+fn an_older_version_reads_beyond_texts_of_some_lengths() {
+    let reads = |version| [1, 64, 127, 128, 1024].map(|t| reads_beyond(version, t));
+    assert_eq!(reads(91_002), [true, true, true, false, false]);
+    assert_eq!(reads(91_501), [false; 5]);
+}
+
+#[test]
 fn an_adjoint_is_cut_into_parts_that_fit() {
     let parts = |batch, t, heads, work| {
         let sizes = Sizes { batch, t, heads, d: 64 };

@@ -254,7 +254,7 @@ fn a_cudnn_that_does_not_fit_is_refused() {
         + "long cudnnGetVersion() { return VERSION; } long cudnnGetCudartVersion() { return CUDA; }";
     let remedy = Library::Cudnn.remedy();
     let Some(message) = refused(&["-DVERSION=90501", "-DCUDA=13000"], &[], &source) else { return };
-    assert_eq!(message, format!("DIR/libcudnn.so.9 is cuDNN 9.5.1, but 9.10 is needed | {remedy}"));
+    assert_eq!(message, format!("DIR/libcudnn.so.9 is cuDNN 9.5.1, but 9.10.2 is needed | {remedy}"));
     let message = refused(&["-DVERSION=91900", "-DCUDA=12080"], &[], &source).unwrap();
     let expected = "DIR/libcudnn.so.9 was built for CUDA 12, but the other libraries are of CUDA 13";
     assert_eq!(message, format!("{expected} | {remedy}"));
