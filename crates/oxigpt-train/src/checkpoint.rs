@@ -208,7 +208,12 @@ pub(crate) fn open_latest(root: &Path, warnings: &mut Vec<String>) -> Result<Opt
     let mut damages = Vec::new();
     for step in steps.into_iter().rev().filter(|&step| Some(step) <= latest) {
         match open(root, step) {
-            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Ok(checkpoint) => {
+                if !damages.is_empty() {
+                    forget_after(root, &checkpoint.state);
+                }
+                return Ok(Some(checkpoint));
+            }
             Err(error) if is_damage(&error) => {
                 warnings.push(format!("checkpoint {} is damaged, going back: {error}", name_of(step)));
                 damages.push(format!("{}: {error}", name_of(step)));
@@ -219,6 +224,15 @@ pub(crate) fn open_latest(root: &Path, warnings: &mut Vec<String>) -> Result<Opt
     match damages.is_empty() {
         true => Ok(None),
         false => Err(Error::AllDamaged { dir: checkpoints(root), damages: damages.join("; ") }),
+    }
+}
+
+/// Lets nothing name a checkpoint from after `state` any more, as far as that can be written: the run has not even begun.
+fn forget_after(root: &Path, state: &State) {
+    let _ = durable::replace(&root.join(LATEST), pointer(&name_of(state.step)).as_bytes());
+    if named(root, BEST).is_some_and(|best| best > state.step) {
+        let _ = fs::remove_file(root.join(BEST));
+        let _ = point_to_best(root, state);
     }
 }
 
@@ -255,6 +269,14 @@ fn open(root: &Path, step: u64) -> Result<Checkpoint, Error> {
     check_finite(&moments)?;
     checksum::check(&dir, &state.checksums)?;
     Ok(Checkpoint { dir, state, weights, moments, base })
+}
+
+/// That the weights in `dir`, if it is a checkpoint of ours, are those that were saved. What else a checkpoint has matters
+/// to a run alone.
+pub(crate) fn check_weights(dir: &Path) -> Result<(), Error> {
+    let Ok(mut state) = State::read(&dir.join(STATE)) else { return Ok(()) };
+    state.checksums.remove(OPTIMIZER);
+    checksum::check(dir, &state.checksums)
 }
 
 fn check_finite(tensors: &MappedTensors) -> Result<(), Error> {

@@ -79,6 +79,7 @@ impl Model {
     /// If there is no model, or its files or those of its tokenizer are not what they should be.
     pub fn open(path: &Path) -> Result<Model, Error> {
         let path = weights_of(path)?;
+        checkpoint::check_weights(&path)?;
         if is_adapter(&path) {
             return Model::open_adapted(path);
         }

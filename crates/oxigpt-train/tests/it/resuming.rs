@@ -5,7 +5,7 @@ use std::path::Path;
 use fs_err as fs;
 use oxigpt_model::{Recompute, TensorSource, map_tensors};
 use oxigpt_train::settings::{BatchSize, Settings, TaskFile};
-use oxigpt_train::{Error, Event, Outcome, Request, train};
+use oxigpt_train::{Error, Event, Model, Outcome, Request, train};
 use serde_json::Value;
 
 use crate::support::*;
@@ -358,6 +358,22 @@ fn a_damaged_checkpoint_is_passed_over_with_a_word() {
         assert!(warnings[0].contains(reason), "{warnings:?}");
         assert_same_end(&place, "whole", &name);
     }
+}
+
+/// Also where the run ends before it saves again.
+#[test]
+fn nothing_names_a_damaged_checkpoint_once_the_run_has_gone_back() {
+    let place = Place::new();
+    let settings = stopped(&place, "damaged");
+    a_bit_is_flipped(&place.checkpoint("damaged", 6).join("model.safetensors"));
+    let refusal = Model::open(&place.checkpoint("damaged", 6)).err().unwrap().to_string();
+    assert!(refusal.contains("model.safetensors: its checksum is "), "{refusal}");
+    run(Settings { max_iters: 3, ..resumed(&settings) }).unwrap();
+    for pointer in ["latest", "best"] {
+        let path = place.path("damaged").join(pointer);
+        assert!(!path.exists() || read(&path) == "step-00000003\n", "{pointer}");
+    }
+    Model::open(&place.path("damaged")).unwrap();
 }
 
 /// Checkpoints were saved without checksums before there were any.
