@@ -55,6 +55,7 @@ fn io_hint(error: &io::Error) -> Option<String> {
     let hint = match error.kind() {
         io::ErrorKind::NotFound => "check the path",
         io::ErrorKind::IsADirectory => "that is a directory: name a file",
+        io::ErrorKind::NotADirectory => "what the path takes for a folder is a file: check the path",
         io::ErrorKind::PermissionDenied => "check whose file it is, and what it allows",
         io::ErrorKind::InvalidData => "the file must be text in UTF-8",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
